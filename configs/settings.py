@@ -1,0 +1,162 @@
+"""One settings model, filled from preset ← config file ← flags.
+
+Every value that changes a picture lives here, so that a hash of the model names a result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import SettingsError
+
+
+class GuidanceTerm(BaseModel):
+    """One term of the guidance loss and its λ schedule (eq. 5).
+
+    ``schedule`` is a step-wise λ(t): pairs (progress, factor), the factor holding while the
+    share of steps done is below ``progress``; λ is ``scale`` times that factor.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    term: str
+    scale: float = Field(ge=0)
+    schedule: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
+
+
+class Settings(BaseModel):
+    """Everything that decides what the output looks like (see ``docs/settings.md``)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: str = "cpu"
+    pack: str = "starter"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+    # analyse
+    decoder: Literal["pyav", "decord"] = "pyav"
+    detector_threshold: float = Field(default=0.6, gt=0, lt=1)
+    min_track_frames: int = Field(default=3, ge=1)
+    smoothing: float = Field(default=1.0, ge=0, description="σ of the landmark smoothing, in frames")
+    cut_threshold: float = Field(default=0.5, gt=0, le=1)
+
+    # render
+    segment_frames: int = Field(default=48, ge=1)
+    batch: int = Field(default=4, ge=1, description="crops a network call sees; short ones are padded")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    # the sampler (Algorithm 1)
+    steps: int = Field(default=20, ge=1)
+    start_level: float = Field(default=0.5, gt=0, le=1, description="k as a share of T")
+    eta: float = Field(default=0.0, ge=0, le=1)
+    gradient: Literal["full", "clean"] = "clean"
+    guidance: tuple[GuidanceTerm, ...] = ()
+
+    # mask and paste (pixels of the crop)
+    mask_grow: float = Field(default=4.0)
+    mask_feather: float = Field(default=6.0, ge=0)
+    colour_match: float = Field(default=1.0, ge=0, le=1)
+
+    # encode
+    codec: str = "libx264"
+    quality: float | None = Field(default=None, description="CRF of the codec; None: visually lossless default")
+    pix_fmt: str | None = Field(default=None, description="None: the input's, where the codec takes it")
+    keyframe_interval: int = Field(default=48, ge=1)
+
+    @model_validator(mode="after")
+    def _segments_hold_whole_intervals(self) -> Settings:
+        if self.segment_frames % self.keyframe_interval:
+            raise ValueError(
+                f"segment_frames ({self.segment_frames}) must be a multiple of keyframe_interval "
+                f"({self.keyframe_interval}), so that the bytes do not depend on where segments end"
+            )
+        return self
+
+    def digest(self) -> str:
+        """SHA-256 over the canonical JSON of all settings that can change a byte of the output."""
+        return hashlib.sha256(
+            json.dumps(self.model_dump(mode="json", exclude={"segment_frames"}), sort_keys=True).encode()
+        ).hexdigest()
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with ldvid, sorted."""
+    return sorted(
+        f.name.removesuffix(".toml") for f in resources.files(__package__).iterdir() if f.name.endswith(".toml")
+    )
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in preset_names():
+        raise SettingsError(f"--preset {name}: no such preset; there are {', '.join(preset_names())}")
+    text = resources.files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    return {"preset": name, **tomllib.loads(text)}
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    """``steps=10``, or ``guidance.identity.scale=30`` for a field of the term of that name."""
+    head, *rest = key.split(".")
+    if not rest:
+        values[head] = value
+        return
+    if head != "guidance" or len(rest) != 2:
+        raise SettingsError(f"--set {key}: nested keys are written guidance.TERM.FIELD")
+    terms = [dict(t) for t in values.get("guidance", ())]
+    for term in terms:
+        if term["term"] == rest[0]:
+            term[rest[1]] = value
+            break
+    else:
+        terms.append({"term": rest[0], "scale": 0.0, rest[1]: value})
+    values["guidance"] = terms
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """``key=value`` with a TOML value; a bare word is taken as a string."""
+    key, sep, raw = text.partition("=")
+    if not sep or not key.strip():
+        raise SettingsError(f"--set {text}: write it as key=value, for example --set steps=10")
+    try:
+        value = tomllib.loads(f"v = {raw}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()
+    return key.strip(), value
+
+
+def load_settings(
+    preset: str = "cpu",
+    *,
+    config: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    assignments: Iterable[str] = (),
+) -> Settings:
+    """Fill the model: preset, then a TOML file, then named flags, then ``--set`` in order.
+
+    Raises:
+        SettingsError: an unknown preset or key, or a value out of range.
+    """
+    values = _preset(preset)
+    if config is not None:
+        try:
+            values |= tomllib.loads(config.read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise SettingsError(f"{config}: can't be read as settings: {error}") from error
+    values |= {k: v for k, v in (overrides or {}).items() if v is not None}
+    for text in assignments:
+        _assign(values, *parse_assignment(text))
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"]) or "settings"
+        known = where in Settings.model_fields or where == "settings" or "." in where
+        hint = "" if known else f"; known settings: {', '.join(sorted(Settings.model_fields))}"
+        raise SettingsError(f"setting {where}: {first['msg']}{hint}") from error

@@ -1,0 +1,186 @@
+"""The networks of a pack, loaded and normalised to one interface.
+
+Pictures are RGB in [0, 1], (B, 3, H, W) float32; crops have the pack's side S. Latents are the
+diffusion's own: (encode(x) − mean) / std per channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own custom
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from ...errors import PackError, SettingsError
+from ..align import ARCFACE_TEMPLATE
+from ..records import F32, U8
+from .autoencoder import TinyAutoencoder
+from .manifest import Manifest, Pack, UNetEntry
+from .onnx_torch import OnnxModule
+from .schedule import alpha_bars
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one; SettingsError if CUDA is asked for and absent."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("--device cuda: torch finds no CUDA device; use --device cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def load_quantised(path: Any) -> dict[str, Tensor]:
+    """Read safetensors in which ``NAME.int8`` × ``NAME.scale`` stands for the weight NAME.
+
+    All floating tensors come back as float32; anything else as it is stored.
+    """
+    state: dict[str, Tensor] = {}
+    with safe_open(str(path), framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
+            tensor = file.get_tensor(key)
+            if key.endswith(".scale"):
+                continue
+            if key.endswith(".int8"):
+                name = key.removesuffix(".int8")
+                state[name] = tensor.float() * file.get_tensor(f"{name}.scale").float()
+            else:
+                state[key] = tensor.float() if tensor.is_floating_point() else tensor
+    return state
+
+
+def _load_unet(path: Any, entry: UNetEntry) -> tuple[nn.Module, Tensor, Tensor]:
+    from diffusers import UNet2DModel
+
+    state = load_quantised(path)
+    mean, std = state.pop("latent_mean"), state.pop("latent_std")
+    unet = UNet2DModel(**entry.arguments)
+    unet.load_state_dict(state)
+    return cast(nn.Module, unet), mean, std
+
+
+def _load_parser(path: Any, classes: int) -> nn.Module:
+    from facexlib.parsing.bisenet import BiSeNet
+
+    parser = BiSeNet(num_class=classes)
+    parser.load_state_dict(load_quantised(path))
+    return cast(nn.Module, parser)
+
+
+@dataclass
+class Networks:
+    """Everything a swap evaluates, on one device.
+
+    ``preview`` decodes at half the resolution for about a quarter of the cost (where the pack has
+    such a head): guidance looks through it, the final picture never does.
+    """
+
+    manifest: Manifest
+    device: torch.device
+    dtype: torch.dtype
+    autoencoder: TinyAutoencoder
+    unet: nn.Module
+    identity: nn.Module
+    parser: nn.Module
+    latent_mean: Tensor
+    latent_std: Tensor
+    alpha_bar: Tensor
+    preview: nn.Module | None = None
+
+    @classmethod
+    def load(cls, pack: Pack, device: str = "auto", dtype: str = "float32") -> Networks:
+        """Load all networks of a verified pack, frozen and in evaluation mode.
+
+        Raises:
+            PackError: weights that do not fit the architecture the manifest names.
+            SettingsError: CUDA asked for where there is none.
+        """
+        m, place = pack.manifest, resolve_device(device)
+        try:
+            autoencoder = TinyAutoencoder.load(
+                pack.path(m.autoencoder.encoder), pack.path(m.autoencoder.decoder), m.autoencoder.latent_channels
+            )
+            unet, mean, std = _load_unet(pack.path(m.unet.file), m.unet)
+            parser = _load_parser(pack.path(m.parser.file), len(m.parser.classes))
+            identity = OnnxModule(pack.path(m.identity.file))
+            preview = None
+            if m.autoencoder.preview is not None:
+                preview = autoencoder.attach_preview(pack.path(m.autoencoder.preview))
+        except PackError:
+            raise
+        except Exception as error:  # torch, safetensors and diffusers each have their own
+            raise PackError(f"pack {m.name}: its weights can't be loaded: {error}") from error
+        frozen = DTYPES[dtype]
+        for net in (autoencoder, unet, parser, identity):
+            net.to(place, frozen, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+        if preview is not None:
+            preview.to(place, frozen, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        s = m.schedule
+        return cls(
+            m, place, frozen, autoencoder, unet, identity, parser,
+            mean.to(place)[:, None, None], std.to(place)[:, None, None],
+            alpha_bars(s.timesteps, s.beta_schedule, s.beta_start, s.beta_end).to(place), preview,
+        )  # fmt: skip
+
+    def encode(self, image: Tensor) -> Tensor:
+        """E of the paper: (B, 3, S, S) in [0, 1] → normalised latents (B, C, S/8, S/8), float32."""
+        return (self.autoencoder.encode(image.to(self.dtype)).float() - self.latent_mean) / self.latent_std
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """D of the paper: the inverse of ``encode``; not clamped."""
+        return self.autoencoder.decode((latent * self.latent_std + self.latent_mean).to(self.dtype)).float()
+
+    def decode_preview(self, latent: Tensor) -> Tensor:
+        """Like ``decode`` at half the resolution, or ``decode`` itself if the pack has no such head."""
+        if self.preview is None:
+            return self.decode(latent)
+        return cast(
+            Tensor, self.preview((latent * self.latent_std + self.latent_mean).to(self.dtype)).float()
+        )
+
+    def predict_noise(self, z: Tensor, t: int) -> Tensor:
+        """ε_θ(z_t, t): (B, C, h, w) float32 → same."""
+        label = self.manifest.unet.class_label
+        labels = None if label is None else torch.full((len(z),), label, device=z.device)
+        step = torch.full((len(z),), t, device=z.device)
+        return cast(Tensor, self.unet(z.to(self.dtype), step, labels).sample.float())
+
+    def parse(self, image: Tensor) -> Tensor:
+        """D_F: (B, 3, H, W) in [0, 1] → class probabilities (B, K, size, size) at the parser's size."""
+        p = self.manifest.parser
+        if image.shape[-1] != p.size:
+            image = F.interpolate(image, (p.size, p.size), mode="bilinear", align_corners=False)
+        mean = image.new_tensor(p.mean)[:, None, None]
+        std = image.new_tensor(p.std)[:, None, None]
+        return cast(Tensor, self.parser(((image - mean) / std).to(self.dtype))[0].float().softmax(1))
+
+    def embed_aligned(self, image: Tensor) -> Tensor:
+        """D_I: ArcFace-aligned (B, 3, size, size) RGB in [0, 1] → unit embeddings (B, D)."""
+        e = self.manifest.identity
+        x = (image.flip(1) if e.channels == "bgr" else image) * 255
+        return F.normalize(self.identity(((x - e.mean) / e.scale).to(self.dtype)).float().flatten(1), dim=1)
+
+    def embed(self, images: U8) -> F32:
+        """Unit embeddings (N, D) of aligned crops (N, size, size, 3) uint8 RGB, no gradient."""
+        if images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(f"images must be (N, H, W, 3), got {images.shape}")
+        with torch.no_grad():
+            x = to_tensor(images, self.device)
+            size = self.manifest.identity.size
+            if x.shape[-1] != size:
+                x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+            return cast(F32, self.embed_aligned(x).cpu().numpy().astype(np.float32))
+
+    def identity_template(self) -> F32:
+        """ArcFace's five points at the identity network's input size, (5, 2)."""
+        return ARCFACE_TEMPLATE.astype(np.float32) * (self.manifest.identity.size / 112)
+
+
+def to_tensor(images: U8 | F32, device: torch.device) -> Tensor:
+    """(N, H, W, 3) in 0–255 → (N, 3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255

@@ -1,0 +1,174 @@
+"""An ONNX graph as a differentiable torch module.
+
+Recognition networks come as ONNX; guidance needs their gradient. This maps the operators such
+networks use, node by node, onto torch. Parity with onnxruntime is tested to 1e-4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import onnx
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own custom
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from ...errors import PackError
+
+Attributes = dict[str, Any]
+Operator = Callable[[list[Any], Attributes], Any]
+
+
+def _padded(x: Tensor, pads: list[int] | None) -> Tensor:
+    if not pads or not any(pads):
+        return x
+    top, left, bottom, right = pads
+    return F.pad(x, (left, right, top, bottom))
+
+
+def _conv(x: list[Any], a: Attributes) -> Tensor:
+    pads = list(a.get("pads", [0, 0, 0, 0]))
+    if a.get("auto_pad") in (b"SAME_UPPER", b"SAME_LOWER"):
+        if list(a.get("strides", [1, 1])) != [1, 1]:
+            raise PackError("ONNX convolution with strides and auto_pad SAME is not supported")
+        pads = [(k - 1) // 2 for k in x[1].shape[2:]] * 2
+    image, symmetric = x[0], pads[:2] == pads[2:]
+    if not symmetric:
+        image = _padded(image, pads)
+    return F.conv2d(
+        image,
+        x[1],
+        x[2] if len(x) > 2 else None,
+        tuple(a.get("strides", (1, 1))),
+        tuple(pads[:2]) if symmetric else (0, 0),
+        tuple(a.get("dilations", (1, 1))),
+        a.get("group", 1),
+    )
+
+
+def _prelu(x: list[Any], _: Attributes) -> Tensor:
+    slope = x[1].flatten()
+    return F.prelu(x[0], slope)
+
+
+def _batch_norm(x: list[Any], a: Attributes) -> Tensor:
+    return F.batch_norm(x[0], x[3], x[4], x[1], x[2], False, 0.0, a.get("epsilon", 1e-5))
+
+
+def _gemm(x: list[Any], a: Attributes) -> Tensor:
+    left = x[0].T if a.get("transA") else x[0]
+    right = x[1].T if a.get("transB") else x[1]
+    out = a.get("alpha", 1.0) * (left @ right)
+    return cast(Tensor, out + a.get("beta", 1.0) * x[2] if len(x) > 2 else out)
+
+
+def _reshape(x: list[Any], _: Attributes) -> Tensor:
+    shape = [int(v) for v in x[1]]
+    data: Tensor = x[0]
+    shape = [data.shape[i] if v == 0 else v for i, v in enumerate(shape)]
+    # graphs are exported with a batch of one written into their shapes
+    if shape and shape[0] == 1 and data.shape[0] != 1:
+        shape[0] = data.shape[0]
+    return data.reshape(shape)
+
+
+def _pool(x: list[Any], a: Attributes, *, maximum: bool) -> Tensor:
+    kernel, stride = list(a["kernel_shape"]), list(a.get("strides", a["kernel_shape"]))
+    pads, ceil = list(a.get("pads", [0, 0, 0, 0])), bool(a.get("ceil_mode", 0))
+    if pads[:2] != pads[2:]:
+        raise PackError("ONNX pooling with one-sided padding is not supported")
+    if maximum:
+        return F.max_pool2d(x[0], kernel, stride, pads[:2], ceil_mode=ceil)
+    return F.avg_pool2d(
+        x[0], kernel, stride, pads[:2], ceil_mode=ceil, count_include_pad=bool(a.get("count_include_pad", 0))
+    )
+
+
+def _pad(x: list[Any], a: Attributes) -> Tensor:
+    pads = [int(v) for v in (a["pads"] if "pads" in a else x[1])]
+    half = len(pads) // 2  # ONNX: all begins, then all ends; torch: pairs from the last axis on
+    return F.pad(x[0], [v for axis in reversed(range(half)) for v in (pads[axis], pads[axis + half])])
+
+
+OPERATORS: dict[str, Operator] = {
+    "Add": lambda x, _: x[0] + x[1],
+    "AveragePool": lambda x, a: _pool(x, a, maximum=False),
+    "BatchNormalization": _batch_norm,
+    "Cast": lambda x, _: x[0],  # only between float types in these networks
+    "Concat": lambda x, a: torch.cat(x, a["axis"]),
+    "Conv": _conv,
+    "Div": lambda x, _: x[0] / x[1],
+    "Dropout": lambda x, _: x[0],
+    "Flatten": lambda x, a: x[0].flatten(a.get("axis", 1)),
+    "Gemm": _gemm,
+    "GlobalAveragePool": lambda x, _: x[0].mean((2, 3), keepdim=True),
+    "Identity": lambda x, _: x[0],
+    "MatMul": lambda x, _: x[0] @ x[1],
+    "MaxPool": lambda x, a: _pool(x, a, maximum=True),
+    "Mul": lambda x, _: x[0] * x[1],
+    "PRelu": _prelu,
+    "Pad": _pad,
+    "ReduceMean": lambda x, a: x[0].mean(tuple(a["axes"]), keepdim=bool(a.get("keepdims", 1))),
+    "Relu": lambda x, _: F.relu(x[0]),
+    "Reshape": _reshape,
+    "Sigmoid": lambda x, _: torch.sigmoid(x[0]),
+    "Softmax": lambda x, a: torch.softmax(x[0], a.get("axis", -1)),
+    "Split": lambda x, a: torch.split(x[0], list(a["split"]), a.get("axis", 0)),
+    "Sub": lambda x, _: x[0] - x[1],
+    "Transpose": lambda x, a: x[0].permute(a["perm"]),
+}
+
+
+class OnnxModule(nn.Module):
+    """Runs the graph of ``path``; initialisers are buffers, so ``.to(device)`` moves them.
+
+    Raises:
+        PackError: an operator that is not in ``OPERATORS``, or a file that is not ONNX.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        try:
+            graph = onnx.load(str(path)).graph
+        except Exception as error:  # protobuf raises its own private types
+            raise PackError(f"{path}: not a readable ONNX file ({error})") from error
+        self._buffer_of: dict[str, str] = {}
+        self._shapes: dict[str, list[int]] = {}
+        for index, item in enumerate(graph.initializer):
+            self._add(item.name, f"w{index}", numpy_helper.to_array(item))
+        known = set(self._buffer_of) | set(self._shapes)
+        self._input = next(i.name for i in graph.input if i.name not in known)
+        self._outputs = [o.name for o in graph.output]
+        self._nodes: list[tuple[str, list[str], list[str], Attributes]] = []
+        for index, node in enumerate(graph.node):
+            attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            if node.op_type == "Constant":
+                self._add(node.output[0], f"c{index}", numpy_helper.to_array(attributes["value"]))
+                continue
+            if node.op_type not in OPERATORS:
+                raise PackError(f"{path}: the ONNX operator {node.op_type} is not supported")
+            self._nodes.append((node.op_type, list(node.input), list(node.output), attributes))
+
+    def _add(self, name: str, buffer: str, array: Any) -> None:
+        if array.dtype.kind in "iu":  # a shape or a pad list, never a weight: stays on the CPU
+            self._shapes[name] = [int(v) for v in array.reshape(-1)]
+            return
+        self.register_buffer(buffer, torch.from_numpy(array.copy()).float())
+        self._buffer_of[name] = buffer
+
+    def forward(self, x: Tensor) -> Any:
+        """One input (B, …); one tensor, or a tuple where the graph has several outputs."""
+        values: dict[str, Any] = {n: getattr(self, b) for n, b in self._buffer_of.items()}
+        values |= self._shapes
+        values[self._input] = x
+        for operator, inputs, outputs, attributes in self._nodes:
+            result = OPERATORS[operator]([values[n] for n in inputs if n], attributes)
+            if isinstance(result, tuple):
+                values.update(zip(outputs, result, strict=True))
+            else:
+                values[outputs[0]] = result
+        results = tuple(values[n] for n in self._outputs)
+        return results[0] if len(results) == 1 else results

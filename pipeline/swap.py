@@ -1,0 +1,294 @@
+"""``ldvid swap``: one clip, one source, one output. Everything the command does, callable from Python."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import __version__
+from ..configs import Settings
+from ..errors import FaceError, Interrupted, SettingsError
+from .job import Done, Identity, Job, sha256_of
+from .local import run_segments
+from .plan import Plan, frame_ranges
+from .progress import Listener, Silent, Stopwatch
+from .provenance import container_tags, record, report_path, write_record
+from .target import check_inputs, check_output, check_replaced, default_output, put_in_place, staged
+
+if TYPE_CHECKING:
+    from ..stages.records import ClipInfo, SourceFace
+    from ..stages.swap.manifest import Pack
+    from ..stages.swap.networks import Networks
+
+
+@dataclass(frozen=True)
+class SwapRequest:
+    """What to do. ``start`` and ``end`` are seconds of the clip, ``output`` None is ``default_output``,
+    ``job`` None is a folder beside the output that is deleted when the output is complete."""
+
+    clip: Path
+    source: Path
+    settings: Settings
+    output: Path | None = None
+    start: float | None = None
+    end: float | None = None
+    job: Path | None = None
+    overwrite: bool = False
+    restart: bool = False
+    keep_job: bool = False
+    device: str = "auto"
+    source_face: int | None = None
+    allow_no_face: bool = False
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was done. ``faces`` counts the tracks found; ``seconds`` is by stage, summed over threads, so
+    that their sum can exceed the wall clock; ``peak_memory`` is in bytes, of the process."""
+
+    output: Path
+    report: Path
+    frames: int
+    frames_swapped: int
+    faces: int
+    segments: int
+    segments_resumed: int
+    seconds: dict[str, float]
+    warnings: tuple[str, ...]
+    device: str
+    peak_memory: int
+
+
+def swap_clip(request: SwapRequest, listener: Listener | None = None) -> Summary:
+    """Swap the source's face onto the chosen person of the clip.
+
+    Raises:
+        LdvidError: any of the tree in ``errors``; bad input leaves nothing behind, anything later keeps
+            the job folder, and the same call again goes on where this one stopped.
+    """
+    listener = listener if listener is not None else Silent()
+    try:
+        return _Run(request, listener).run()
+    finally:
+        listener.close()
+
+
+class _Run:
+    """One call of ``swap_clip``: checks, analysis, rendering, finish."""
+
+    def __init__(self, request: SwapRequest, listener: Listener) -> None:
+        self.request, self.listener, self.settings = request, listener, request.settings
+        self.watch = Stopwatch()
+        self.warnings: list[str] = []
+        self.output = request.output if request.output is not None else default_output(request.clip)
+        self.report = report_path(self.output)
+        self.job_folder = (
+            request.job if request.job is not None else self.output.with_name(f"{self.output.name}.ldvid-job")
+        )
+        self.resumable = False
+
+    def run(self) -> Summary:
+        """Everything, in the order in which it can fail cheapest."""
+        try:
+            self._check()
+            with self.watch.time("check"):
+                info, pack, identity = self._inputs()
+            job = Job.open(self.job_folder, identity, restart=self.request.restart)
+            with job, self._kept_if_resumable(job):
+                return self._work(info, pack, job)
+        except KeyboardInterrupt as error:
+            where = (
+                f"what is done is kept in {self.job_folder}; run the same command again to go on"
+                if self.resumable
+                else "nothing was kept, as nothing was finished yet"
+            )
+            raise Interrupted(f"stopped; {where}") from error
+
+    def _check(self) -> None:
+        request = self.request
+        if request.start is not None and request.end is not None and request.end <= request.start:
+            raise SettingsError(f"--end {request.end:g} s is not after --start {request.start:g} s")
+        if request.job is not None and not request.job.absolute().parent.is_dir():
+            raise SettingsError(f"--job {request.job}: there is no folder {request.job.absolute().parent}")
+        check_inputs(request.clip, request.source)
+        inputs = (request.clip, request.source)
+        check_output(self.output, self.report, inputs, overwrite=request.overwrite)
+
+    def _warn(self, message: str) -> None:
+        self.warnings.append(message)
+        self.listener.warn(message)
+
+    def _inputs(self) -> tuple[ClipInfo, Pack, Identity]:
+        from ..stages.decode import probe
+        from ..stages.encode import EncodeOptions
+        from ..stages.swap.manifest import open_pack
+
+        request, settings = self.request, self.settings
+        info = probe(request.clip, start=request.start, end=request.end)
+        for message in info.warnings:
+            self._warn(message)
+        check_replaced(self.output, info.files)
+        EncodeOptions.from_settings(settings, info)
+        pack = open_pack(settings.pack)
+        identity = Identity(
+            clip=str(request.clip),
+            clip_sha256=sha256_of(info.path, info.files or None),
+            start=request.start,
+            end=request.end,
+            source_sha256=sha256_of(request.source),
+            source_face=request.source_face,
+            settings=settings.model_dump(mode="json"),
+            settings_digest=settings.digest(),
+            pack=pack.manifest.name,
+            pack_digest=pack.digest(),
+            version=__version__,
+        )
+        return info, pack, identity
+
+    @contextlib.contextmanager
+    def _kept_if_resumable(self, job: Job) -> Iterator[None]:
+        """Before there is a plan nothing is worth keeping; after it, everything is, and that is said."""
+        given = self.request.job is not None
+        try:
+            yield
+        except BaseException as error:
+            if not self.resumable:
+                job.discard(keep_folder=given and not job.created)
+            elif not isinstance(error, KeyboardInterrupt):
+                error.add_note(
+                    f"what is done is kept in {self.job_folder}; the same command goes on from there"
+                )
+            raise
+        if not given and not self.request.keep_job:
+            job.discard()
+
+    def _work(self, info: ClipInfo, pack: Pack, job: Job) -> Summary:
+        from ..stages.swap.networks import Networks
+
+        plan = job.load_plan()
+        self.resumable = plan is not None
+        with self.watch.time("load"):
+            networks = Networks.load(pack, self.request.device, self.settings.dtype)
+            source = self._source(pack, networks)
+        if plan is None:
+            plan = self._plan(info, pack, networks, job)
+        else:
+            self.listener.log(f"going on with the job in {self.job_folder}")
+            plan = replace(plan, clip=info)
+        if plan.sources:
+            done, resumed = self._render(plan, job, networks, source)
+            swapped = frame_ranges(f for d in done for a, b in d.swapped for f in range(a, b + 1))
+        else:
+            done, resumed, swapped = [], 0, []
+        device = _describe(networks)
+        self._finish(plan, pack, job, done, swapped, device)
+        return Summary(
+            output=self.output,
+            report=self.report,
+            frames=info.frames,
+            frames_swapped=sum(b - a + 1 for a, b in swapped),
+            faces=len(plan.tracks),
+            segments=len(plan.segments),
+            segments_resumed=resumed,
+            seconds={k: round(v, 3) for k, v in self.watch.seconds.items()},
+            warnings=tuple(self.warnings),
+            device=device,
+            peak_memory=_peak_memory(),
+        )
+
+    def _source(self, pack: Pack, networks: Networks) -> SourceFace:
+        from ..stages.detect import open_detector
+        from ..stages.source import load_source
+
+        detector = open_detector(pack, self.settings.detector_threshold)
+        source, messages = load_source(
+            self.request.source, pack, detector, networks.embed, face=self.request.source_face
+        )
+        for message in messages:
+            self._warn(message)
+        return source
+
+    def _plan(self, info: ClipInfo, pack: Pack, networks: Networks, job: Job) -> Plan:
+        from .analyse import analyse
+
+        plan = analyse(
+            info, self.settings, pack, lambda c: networks.embed(c[None])[0], self.listener, self.watch
+        )
+        if not plan.sources:
+            if not self.request.allow_no_face:
+                raise FaceError(
+                    f"{info.path}: no face was found in the clip; give --allow-no-face for a copy of it, or "
+                    f"--set detector_threshold= with less than {self.settings.detector_threshold:g}"
+                )
+            self._warn("no face was found in the clip: the output is a copy of it")
+        plan = job.save_plan(plan)
+        self.resumable = True
+        return plan
+
+    def _render(self, plan: Plan, job: Job, networks: Networks, source: SourceFace) -> tuple[list[Done], int]:
+        """All segments done, in order, and how many of them were done before."""
+        from .render import Renderer
+
+        finished = job.finished(plan)
+        todo = [s for s in plan.segments if s.index not in finished]
+        before = [d.segment for d in finished.values()]
+        faces = [sum(len(t.frames) for t in plan.swapped_tracks(s)) for s in before]
+        self.listener.start("swap", plan.swapped_frames(), sum(faces))
+        self.listener.start("encode", plan.clip.frames, sum(s.stop - s.start for s in before))
+        renderer = Renderer(job, plan, self.settings, networks, source, self.listener, self.watch)
+        run_segments(todo, renderer.load, renderer.swap, renderer.write)
+        self.listener.finish("swap")
+        self.listener.finish("encode")
+        after = job.finished(plan)
+        return [after[s.index] for s in plan.segments], len(before)
+
+    def _finish(
+        self, plan: Plan, pack: Pack, job: Job, done: list[Done], swapped: list[tuple[int, int]], device: str
+    ) -> None:
+        from .finish import join
+
+        request = self.request
+        self.listener.start("finish", plan.clip.frames)
+        tags = container_tags(pack) if swapped else {}
+        with staged(self.output) as part:
+            with self.watch.time("finish"):
+                for message in join(plan.clip, [d.path for d in done], part, tags, overwrite=False):
+                    self._warn(message)
+            values = record(
+                identity=job.identity,
+                settings=self.settings,
+                pack=pack,
+                source=request.source,
+                device=device,
+                frames=plan.clip.frames,
+                swapped=swapped,
+                made=part,
+                name=self.output.name,
+            )
+            put_in_place(part, self.output, overwrite=request.overwrite)
+        write_record(self.report, values)
+        self.listener.advance("finish", plan.clip.frames)
+        self.listener.finish("finish")
+
+
+def _describe(networks: Networks) -> str:
+    """``cpu``, or the GPU's name."""
+    if networks.device.type != "cuda":
+        return str(networks.device)
+    import torch
+
+    return f"{networks.device}: {torch.cuda.get_device_name(networks.device)}"
+
+
+def _peak_memory() -> int:
+    """Bytes of main memory that the process held at most; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # pragma: no cover - Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

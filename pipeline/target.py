@@ -1,0 +1,121 @@
+"""The output's place: checked before the work, filled under another name, put there when complete."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..errors import InputError, OutputError, OutputExistsError, SettingsError
+from .job import remove
+
+_PART, _OLD = "ldvid-part", "ldvid-old"
+
+
+def default_output(clip: Path) -> Path:
+    """``clip.mp4`` or ``clip.gif`` → ``clip.swapped.mp4``; a folder ``frames`` → ``frames.swapped``."""
+    whole = clip.resolve() if clip.name in ("", "..") else clip
+    if whole.is_dir():
+        return whole.with_name(f"{whole.name}.swapped")
+    return whole.with_name(f"{whole.stem}.swapped.mp4")
+
+
+def check_inputs(clip: Path, source: Path) -> None:
+    """InputError unless both are there and can be read."""
+    for path, what in ((clip, "clip"), (source, "source picture (--source)")):
+        if not path.exists():
+            raise InputError(f"{path}: no such file; it was to be the {what}")
+        if not os.access(path, os.R_OK):
+            raise InputError(f"{path}: no permission to read it; it was to be the {what}")
+    if source.is_dir():
+        raise InputError(f"{source}: --source must be a picture, this is a folder")
+
+
+def check_output(output: Path, report: Path, inputs: Sequence[Path], *, overwrite: bool) -> None:
+    """Whether the output and its record could be written there.
+
+    Raises:
+        SettingsError: it would replace an input.
+        OutputExistsError: something is there and ``overwrite`` was not given.
+        OutputError: no such folder, or no permission.
+    """
+    for path in inputs:
+        if path.resolve() in (output.resolve(), report.resolve()):
+            raise SettingsError(
+                f"--output {output}: it would replace {path}, which is an input; choose another"
+            )
+        if path.is_dir() and path.resolve() in output.resolve().parents:
+            raise SettingsError(f"--output {output}: it lies inside the folder of frames that is read")
+    for path in (output, report):
+        if os.path.lexists(path) and not overwrite:
+            raise OutputExistsError(f"{path} exists; give --overwrite to replace it, or another name with -o")
+    if os.path.lexists(report) and not report.is_file():
+        raise OutputExistsError(f"{report} is in the way and is no file; choose another name with -o")
+    folder = output.parent
+    if not folder.is_dir():
+        raise OutputError(f"{output}: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{output}: no permission to write in {folder}")
+
+
+def check_replaced(output: Path, frames: Sequence[str]) -> None:
+    """With ``--overwrite``: only a file is replaced by a file, and a folder only if all it holds are
+    frames of those names (empty for a video), as an earlier run left it. OutputExistsError else."""
+    if not os.path.lexists(output):
+        return
+    if not frames:
+        if output.is_dir():
+            raise OutputExistsError(
+                f"{output} is a folder and the output a file; choose another name with -o"
+            )
+        return
+    if not output.is_dir():
+        raise OutputExistsError(f"{output} is a file and the output a folder; choose another name with -o")
+    stems = {Path(name).stem for name in frames}
+    others = sorted(p.name for p in output.iterdir() if p.is_dir() or p.stem not in stems)
+    if others:
+        raise OutputExistsError(
+            f"{output} holds {others[0]}, which is no frame of this clip; --overwrite would delete it. "
+            "Choose another folder with -o"
+        )
+
+
+@contextlib.contextmanager
+def staged(output: Path) -> Iterator[Path]:
+    """A hidden name beside the output, of the same type, to make it under; gone afterwards."""
+    part = output.with_name(f".{output.stem}.{_PART}{output.suffix}")
+    remove(part)
+    try:
+        yield part
+    finally:
+        with contextlib.suppress(OSError):
+            remove(part)
+
+
+def put_in_place(part: Path, output: Path, *, overwrite: bool) -> None:
+    """Rename a finished output to its name; what was there before is deleted only after that.
+
+    Raises:
+        OutputExistsError: something appeared there meanwhile.
+        OutputError: the rename failed; what was there is there still.
+    """
+    if os.path.lexists(output) and not overwrite:
+        raise OutputExistsError(
+            f"{output} appeared while working; it is left as it is, choose another name with -o"
+        )
+    try:
+        if not output.is_dir():
+            part.replace(output)
+            return
+        old = output.with_name(f".{output.name}.{_OLD}")
+        remove(old)
+        output.rename(old)
+        try:
+            part.rename(output)
+        except OSError:
+            old.rename(output)
+            raise
+        remove(old)
+    except OSError as error:
+        raise OutputError(f"{output}: can't be put in place: {error.strerror or error}") from error

@@ -1,0 +1,272 @@
+"""Tracking: which detections of successive frames are one person.
+
+Tracks live within one shot. A detection joins the track whose box, moved on at its own speed, it
+overlaps most (Hungarian assignment over all pairs). Identity embeddings, which cost far more than
+boxes, are asked only where overlap can't tell: people crossing, a face that returns after a few
+frames, or one that comes back somewhere else.
+
+Finished tracks have no holes: gaps of up to ``MAX_GAP`` frames are filled linearly, longer ones end
+the track (``same_person`` finds its continuation). Landmarks are then smoothed over time without
+delay; steady motion passes unchanged, at the ends of a track too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from ..configs.settings import Settings
+from .align import ARCFACE_TEMPLATE, apply_points, estimate_similarity, invert, scale_of, warp
+from .detect import overlap
+from .records import F32, F64, U8, Detection, Track
+
+Embed = Callable[[U8], F32]
+
+MAX_GAP = 12  # frames without a detection that a track survives
+_GATE = 0.15  # overlap below which two boxes have nothing to do with each other
+_DOUBT_AFTER = 3  # missed frames after which overlap alone is not believed
+_SAME, _REJECT = 0.45, 0.25  # cosines: surely one person; surely not, where overlap says so
+_VIEWS = 5  # embeddings averaged per track
+_SPACING = 8  # frames between them, so that they differ
+
+
+@dataclass
+class _View:
+    """An aligned face of a track, (112, 112, 3) uint8 RGB, embedded when somebody asks."""
+
+    quality: float
+    index: int
+    crop: U8
+    embedding: F32 | None = None
+
+
+@dataclass
+class _Live:
+    """A track in the making."""
+
+    shot: int
+    frames: list[int] = field(default_factory=list)
+    found: list[Detection] = field(default_factory=list)
+    views: list[_View] = field(default_factory=list)
+
+    def predict(self, index: int) -> F32:
+        """Where the box should be in a frame: its recent speed, believed for a few frames only."""
+        last = self.found[-1].box
+        if len(self.found) < 2:
+            return last
+        back = max(-4, -len(self.found))
+        centres = [(d.box[:2] + d.box[2:]) / 2 for d in (self.found[back], self.found[-1])]
+        speed = (centres[1] - centres[0]) / (self.frames[-1] - self.frames[back])
+        return last + np.tile(speed * min(index - self.frames[-1], 3), 2)
+
+
+class Tracker:
+    """Follows faces through a clip, frame by frame, in order.
+
+    ``embed`` maps one aligned face (112, 112, 3) uint8 RGB to its unit embedding (D,).
+    """
+
+    def __init__(self, settings: Settings, embed: Embed) -> None:
+        self._settings, self._embed = settings, embed
+        self._shot = 0
+        self._begun = False
+        self._live: list[_Live] = []
+        self._done: list[Track] = []
+
+    def update(self, index: int, rgb: U8, detections: list[Detection], cut: bool) -> None:
+        """Take in one frame: its index, picture (H, W, 3) and faces; ``cut`` if it begins a shot."""
+        if cut and self._begun:
+            self._close(self._live)
+            self._live = []
+            self._shot += 1
+        self._begun = True
+        lost = [t for t in self._live if index - t.frames[-1] - 1 > MAX_GAP]
+        self._close(lost)
+        self._live = [t for t in self._live if t not in lost]
+        pairs = self._assign(index, rgb, detections)
+        for column, detection in enumerate(detections):
+            if column in pairs:
+                track = self._live[pairs[column]]
+            else:
+                track = _Live(self._shot)
+                self._live.append(track)
+            track.frames.append(index)
+            track.found.append(detection)
+            self._consider_view(track, index, rgb, detection)
+
+    def finish(self) -> list[Track]:
+        """All tracks, numbered from 0 by first frame (the larger face first where two begin together)."""
+        self._close(self._live)
+        self._live = []
+        ordered = sorted(self._done, key=lambda t: (int(t.frames[0]), -t.mean_area, float(t.boxes[0, 0])))
+        return [replace(track, id=i) for i, track in enumerate(ordered)]
+
+    def _assign(self, index: int, rgb: U8, detections: list[Detection]) -> dict[int, int]:
+        """Detection → live track."""
+        shape = (len(self._live), len(detections))
+        if 0 in shape:
+            return {}
+        boxes = [t.predict(index) for t in self._live]
+        iou = np.array([[overlap(box, d.box) for d in detections] for box in boxes])
+        near = iou >= _GATE
+        missed = np.array([index - t.frames[-1] - 1 for t in self._live])
+        seen: dict[int, F32] = {}
+
+        def cosine(row: int, column: int) -> float:
+            if column not in seen:
+                seen[column] = self._embed(aligned_face(rgb, detections[column].landmarks))
+            return float(self._identity(self._live[row], 2) @ seen[column])
+
+        cost = np.where(near, 1 - iou, 1e3)
+        for row, column in np.argwhere(near):
+            rivals = near[row].sum() > 1 or near[:, column].sum() > 1
+            if rivals or missed[row] >= _DOUBT_AFTER:
+                same = cosine(row, column)
+                cost[row, column] = 0.3 * (1 - iou[row, column]) + 0.7 * (1 - same)
+                if missed[row] >= _DOUBT_AFTER and same < _REJECT:
+                    cost[row, column] = 1e3
+        pairs = _solve(cost)
+        # What overlap left over: somebody who moved far between two looks.
+        rows = [r for r in range(shape[0]) if r not in pairs.values()]
+        columns = [c for c in range(shape[1]) if c not in pairs]
+        if rows and columns:
+            far = np.full(shape, 1e3)
+            for row in rows:
+                for column in columns:
+                    if _reachable(boxes[row], detections[column].box):
+                        same = cosine(row, column)
+                        far[row, column] = 1 - same if same >= _SAME else 1e3
+            pairs |= _solve(far)
+        return pairs
+
+    def _consider_view(self, track: _Live, index: int, rgb: U8, detection: Detection) -> None:
+        """Keep a few good, well spaced looks at the face: large, frontal, surely detected."""
+        quality = (
+            detection.score * _frontal(detection.landmarks) * min(1.0, float(detection.area) ** 0.5 / 112)
+        )
+        views = track.views
+        recent = bool(views) and index - views[-1].index < _SPACING
+        rival = views[-1] if recent else min(views, key=lambda v: v.quality) if len(views) == _VIEWS else None
+        if rival is not None and rival.quality >= quality:
+            return
+        if rival is not None:
+            views.remove(rival)
+        views.append(_View(quality, index, aligned_face(rgb, detection.landmarks)))
+
+    def _identity(self, track: _Live, looks: int = _VIEWS) -> F32:
+        """Unit mean embedding (D,) of the best views of a track."""
+        vectors = []
+        for view in sorted(track.views, key=lambda v: -v.quality)[:looks]:
+            if view.embedding is None:
+                view.embedding = self._embed(view.crop)
+            vectors.append(view.embedding)
+        mean = np.mean(vectors, 0)
+        return cast(F32, (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32))
+
+    def _close(self, tracks: list[_Live]) -> None:
+        """Finish tracks at once, so that their pictures can go: memory must not grow with the clip."""
+        for live in tracks:
+            if len(live.frames) >= self._settings.min_track_frames:
+                self._done.append(_finish(live, self._identity(live), self._settings.smoothing))
+
+
+def _finish(live: _Live, embedding: F32, sigma: float) -> Track:
+    at = np.array(live.frames, np.int64)
+    frames = np.arange(at[0], at[-1] + 1)
+
+    def fill(values: Sequence[F32 | float]) -> F64:
+        flat = np.array(values, np.float64).reshape(len(at), -1)
+        return np.stack([np.interp(frames, at, column) for column in flat.T], 1)
+
+    after = np.searchsorted(at, frames)
+    away = np.minimum(at[after] - frames, np.abs(frames - at[after - 1]))  # to the nearest seen frame
+    landmarks = smooth(fill([d.landmarks for d in live.found]), sigma, np.where(away > 0, 0.25, 1.0))
+    return Track(
+        id=0,
+        shot=live.shot,
+        frames=frames,
+        boxes=fill([d.box for d in live.found]).astype(np.float32),
+        landmarks=landmarks.reshape(-1, 5, 2).astype(np.float32),
+        # A guessed frame is worth less the farther it is from a seen one.
+        scores=(fill([d.score for d in live.found])[:, 0] * 0.85**away).astype(np.float32),
+        embedding=embedding,
+    )
+
+
+def smooth(values: F64, sigma: float, weights: F64 | None = None) -> F64:
+    """Zero-phase smoothing of (N, C) over time: a line fitted around each frame, Gaussian weights.
+
+    Inside a long run this is a Gaussian of ``sigma`` frames; unlike it, motion at constant speed is
+    kept exactly, to the first and last frame. ``weights`` (N,) says how far each frame is trusted.
+    """
+    count = len(values)
+    if sigma < 0.1 or count < 2:  # narrower than this, a frame has no neighbours
+        return values.copy()
+    reach = max(1, int(np.ceil(4 * sigma)))
+    step = np.arange(-reach, reach + 1)
+    at = np.arange(count)[:, None] + step
+    inside = (at >= 0) & (at < count)
+    at = at.clip(0, count - 1)
+    trust = np.ones(count) if weights is None else weights
+    w = np.exp(-0.5 * (step / sigma) ** 2) * inside * trust[at]
+    s0, s1, s2 = w.sum(1), (w * step).sum(1), (w * step**2).sum(1)
+    kernel = w * (s2[:, None] - s1[:, None] * step) / (s0 * s2 - s1**2)[:, None]
+    return cast(F64, np.einsum("nk,nkc->nc", kernel, values[at]))
+
+
+def aligned_face(rgb: U8, landmarks: F32) -> U8:
+    """The face as identity networks take it: ArcFace's template, (112, 112, 3) uint8 RGB."""
+    matrix = estimate_similarity(landmarks.astype(np.float64), ARCFACE_TEMPLATE)
+    corners = apply_points(invert(matrix), np.array([[0.0, 0], [111, 0], [0, 111], [111, 111]]))
+    # Only the neighbourhood of the face is low-passed and warped; the margin covers both kernels.
+    margin = 8 + 4 / min(1.0, scale_of(matrix))
+    high_x, high_y = np.array(rgb.shape[1::-1]) - 1
+    x0, y0 = np.floor(corners.min(0) - margin).astype(int).clip(0, [high_x, high_y])
+    x1, y1 = np.ceil(corners.max(0) + margin).astype(int).clip(0, [high_x, high_y])
+    shifted = matrix.copy()
+    shifted[:, 2] += matrix[:, :2] @ [x0, y0]
+    return warp(np.ascontiguousarray(rgb[y0 : y1 + 1, x0 : x1 + 1]), shifted, 112)
+
+
+def _frontal(landmarks: F32) -> float:
+    """1 for a face straight on, towards 0 for a profile: where the nose is between the eyes."""
+    eyes = landmarks[1] - landmarks[0]
+    along = float((landmarks[2] - landmarks[0]) @ eyes) / max(float(eyes @ eyes), 1e-6)
+    return max(0.05, 1 - 2 * abs(along - 0.5))
+
+
+def _reachable(box: F32, other: F32) -> bool:
+    """Near enough and of a like size to be the same face a moment later."""
+    a, b = box[2:] - box[:2], other[2:] - other[:2]
+    away = float(np.linalg.norm((box[:2] + box[2:] - other[:2] - other[2:]) / 2))
+    ratio = float(np.sqrt((a.prod() + 1e-6) / (b.prod() + 1e-6)))
+    return away <= 2 * float(np.sqrt(a.prod())) and 0.5 < ratio < 2
+
+
+def _solve(cost: NDArray[np.float64]) -> dict[int, int]:
+    rows, columns = linear_sum_assignment(cost)
+    return {int(c): int(r) for r, c in zip(rows, columns, strict=True) if cost[r, c] < 1e3}
+
+
+def choose_track(tracks: Sequence[Track]) -> Track | None:
+    """The main face of the clip: largest mean area × number of frames; None where there is none."""
+    return max(tracks, key=lambda t: (t.mean_area * len(t.frames), -t.id), default=None)
+
+
+def same_person(tracks: Sequence[Track], chosen: Track, threshold: float) -> list[Track]:
+    """The chosen track and every other whose cosine to it is above ``threshold``, by first frame.
+
+    Nobody is in one frame twice: of tracks that share a frame, the more similar is taken.
+    """
+    near = [(float(t.embedding @ chosen.embedding), t) for t in tracks if t.id != chosen.id]
+    taken, used = [chosen], set(chosen.frames.tolist())
+    for cosine, track in sorted(near, key=lambda p: (-p[0], p[1].id)):
+        if cosine > threshold and used.isdisjoint(track.frames.tolist()):
+            taken.append(track)
+            used |= set(track.frames.tolist())
+    return sorted(taken, key=lambda t: (int(t.frames[0]), t.id))

@@ -1,0 +1,122 @@
+"""Colour: the swapped face takes the light and skin tone of the frame it goes into.
+
+Everything is measured in CIE Lab inside the mask, on *skin*: pixels far from the face's main colour
+(brows, eyes, teeth, beard, glasses) count little, by a smooth robust weight, since the two faces
+differ in just these. First the mean and, within limits, the spread of each channel are carried over;
+then a low-frequency correction lets the swapped face follow the target's shading across the face.
+
+Stable over time without looking at other frames: every figure is a smooth function of the crop's own
+pixels and mask, with no thresholds, so a small change in gives a small change out, and the result of
+a crop does not depend on the crops beside it.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import cv2
+import numpy as np
+
+from .records import F32, U8
+
+GAIN = (0.8, 1.25)  # how far the spread of a channel may be changed
+LIMIT = np.array([25, 12, 12], np.float32)  # of the low-frequency correction, in L, a, b
+LIGHT_SIGMA = 1 / 8  # of its blur, as a share of the crop: about half an eye distance
+_FLOOR = np.array([6, 3, 3], np.float32)  # least spread assumed, in L, a, b: noise is not contrast
+
+
+def match_colour(swapped: F32, target: U8, mask: F32, strength: float) -> F32:
+    """Give swapped crops the colours of their targets.
+
+    Args:
+        swapped: (N, S, S, 3) float32 RGB in [0, 255].
+        target: (N, S, S, 3) uint8 RGB, the original crops.
+        mask: (N, S, S) float32 in [0, 1], where the two are compared. The correction is smooth and
+            reaches beyond it; a crop with an empty mask is returned unchanged.
+        strength: 0 (exactly unchanged) to 1 (full correction).
+
+    Returns:
+        A new array like ``swapped``.
+    """
+    if swapped.shape != target.shape or mask.shape != swapped.shape[:3] or swapped.shape[-1] != 3:
+        raise ValueError(
+            "swapped and target must be (N, S, S, 3), mask (N, S, S); "
+            f"got {swapped.shape}, {target.shape}, {mask.shape}"
+        )
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength must be in [0, 1], got {strength}")
+    result = swapped.copy()
+    if strength > 0:
+        for i in range(len(result)):
+            if float(mask[i].sum()) > 1:
+                result[i] = _match(swapped[i], target[i], mask[i], strength)
+    return result
+
+
+def low_frequencies(image: F32, mask: F32, sigma: float) -> F32:
+    """Gaussian blur of ``sigma`` pixels that counts only what the mask covers.
+
+    ``image`` (H, W, C) or (H, W), ``mask`` (H, W) with weights ≥ 0; returns the image's shape. Far from
+    any weight the result goes over into the weighted mean of the whole.
+    """
+    flat = image[..., None] if image.ndim == 2 else image
+    height, width = mask.shape
+    # A wide blur needs no full resolution: a sixteenth of the pixels at σ ≥ 16 changes nothing visible.
+    step = max(1, int(sigma / 4))
+    size = (max(1, width // step), max(1, height // step))
+    stack = np.dstack([flat * mask[..., None], mask]).astype(np.float32)
+    mean = stack[..., :-1].sum((0, 1), dtype=np.float64) / max(float(mask.sum(dtype=np.float64)), 1e-9)
+    small = cv2.resize(stack, size, interpolation=cv2.INTER_AREA) if step > 1 else stack
+    small = small.reshape(size[1], size[0], -1)
+    sigmas = (sigma * size[0] / width, sigma * size[1] / height)
+    small = cv2.GaussianBlur(small, (0, 0), sigmas[0], sigmaY=sigmas[1], borderType=cv2.BORDER_CONSTANT)
+    small = (small[..., :-1] + 1e-4 * mean.astype(np.float32)) / (small[..., -1:] + 1e-4)
+    if step > 1:
+        small = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    return cast(F32, small.reshape(image.shape).astype(np.float32))
+
+
+def _match(swapped: F32, target: U8, mask: F32, strength: float) -> F32:
+    ours, theirs = _to_lab(swapped), _to_lab(target.astype(np.float32))
+    our_skin, their_skin = skin_weights(ours, mask), skin_weights(theirs, mask)
+    our_mean, our_spread = _statistics(ours, our_skin)
+    their_mean, their_spread = _statistics(theirs, their_skin)
+    gain = np.clip((their_spread + _FLOOR / 2) / (our_spread + _FLOOR / 2), *GAIN)
+    matched = (ours - our_mean) * gain + their_mean
+    both = our_skin * their_skin
+    sigma = LIGHT_SIGMA * len(mask)
+    missing = low_frequencies((theirs - matched).astype(np.float32), both, sigma)
+    matched = (matched + LIMIT * np.tanh(missing / LIMIT)).astype(np.float32)
+    # As a difference, so that the round trip through Lab costs no precision where little changes.
+    change = _to_rgb(matched) - _to_rgb(ours)
+    return cast(F32, np.clip(swapped + np.float32(strength) * change, 0, 255).astype(np.float32))
+
+
+def skin_weights(lab: F32, mask: F32) -> F32:
+    """How much each pixel of a masked face is skin: (S, S, 3) Lab, (S, S) → (S, S) in [0, 1].
+
+    A Welsch M-estimate of the main colour, a few rounds from the plain mean.
+    """
+    weight = mask
+    for _ in range(4):
+        mean, spread = _statistics(lab, weight)
+        distance = (((lab - mean) / (1.8 * np.maximum(spread, _FLOOR))) ** 2).sum(-1)
+        weight = mask * np.exp(-0.5 * distance)
+    return weight.astype(np.float32)
+
+
+def _statistics(lab: F32, weight: F32) -> tuple[F32, F32]:
+    """Weighted mean and standard deviation of each channel, (3,) each."""
+    w = weight[..., None].astype(np.float64)
+    total = max(float(w.sum()), 1e-9)
+    mean = (lab * w).sum((0, 1)) / total
+    spread = np.sqrt(((lab - mean) ** 2 * w).sum((0, 1)) / total)
+    return mean.astype(np.float32), spread.astype(np.float32)
+
+
+def _to_lab(rgb: F32) -> F32:
+    return cast(F32, cv2.cvtColor(np.clip(rgb, 0, 255) / np.float32(255), cv2.COLOR_RGB2LAB))
+
+
+def _to_rgb(lab: F32) -> F32:
+    return cast(F32, cv2.cvtColor(lab, cv2.COLOR_LAB2RGB) * np.float32(255))

@@ -2,8 +2,12 @@
 
 Everything is measured in CIE Lab inside the mask, on *skin*: pixels far from the face's main colour
 (brows, eyes, teeth, beard, glasses) count little, by a smooth robust weight, since the two faces
-differ in just these. First the mean and, within limits, the spread of each channel are carried over;
-then a low-frequency correction lets the swapped face follow the target's shading across the face.
+differ in just these. First the mean of the skin and, within limits, the contrast of the whole face
+are carried over; then a low-frequency correction lets the face follow the target's shading.
+
+A small difference in chroma is taken for a cast and subtracted everywhere. What is left of a large
+one is another skin tone: chroma is then scaled and turned about grey, so that teeth and the white
+of the eyes stay white.
 
 Stable over time without looking at other frames: every figure is a smooth function of the crop's own
 pixels and mask, with no thresholds, so a small change in gives a small change out, and the result of
@@ -19,8 +23,9 @@ import numpy as np
 
 from .records import F32, U8
 
-GAIN = (0.8, 1.25)  # how far the spread of a channel may be changed
-LIMIT = np.array([25, 12, 12], np.float32)  # of the low-frequency correction, in L, a, b
+GAIN = (0.6, 1.3)  # how far contrast may be changed
+CAST = 6.0  # chroma differences up to about this, in a and b, count as a cast
+LIMIT = np.array([25, 8, 8], np.float32)  # of the low-frequency correction, in L, a, b
 LIGHT_SIGMA = 1 / 8  # of its blur, as a share of the crop: about half an eye distance
 _FLOOR = np.array([6, 3, 3], np.float32)  # least spread assumed, in L, a, b: noise is not contrast
 
@@ -79,10 +84,12 @@ def low_frequencies(image: F32, mask: F32, sigma: float) -> F32:
 def _match(swapped: F32, target: U8, mask: F32, strength: float) -> F32:
     ours, theirs = _to_lab(swapped), _to_lab(target.astype(np.float32))
     our_skin, their_skin = skin_weights(ours, mask), skin_weights(theirs, mask)
-    our_mean, our_spread = _statistics(ours, our_skin)
-    their_mean, their_spread = _statistics(theirs, their_skin)
-    gain = np.clip((their_spread + _FLOOR / 2) / (our_spread + _FLOOR / 2), *GAIN)
-    matched = (ours - our_mean) * gain + their_mean
+    our_mean, their_mean = _statistics(ours, our_skin)[0], _statistics(theirs, their_skin)[0]
+    our_spread, their_spread = _statistics(ours, mask)[1], _statistics(theirs, mask)[1]
+    gain = float(np.clip((their_spread[0] + _FLOOR[0] / 2) / (our_spread[0] + _FLOOR[0] / 2), *GAIN))
+    matched = np.empty_like(ours)
+    matched[..., 0] = (ours[..., 0] - our_mean[0]) * gain + their_mean[0]
+    matched[..., 1:] = _match_chroma(ours[..., 1:], our_mean[1:], their_mean[1:])
     both = our_skin * their_skin
     sigma = LIGHT_SIGMA * len(mask)
     missing = low_frequencies((theirs - matched).astype(np.float32), both, sigma)
@@ -92,13 +99,26 @@ def _match(swapped: F32, target: U8, mask: F32, strength: float) -> F32:
     return cast(F32, np.clip(swapped + np.float32(strength) * change, 0, 255).astype(np.float32))
 
 
+def _match_chroma(chroma: F32, ours: F32, theirs: F32) -> F32:
+    """(S, S, 2) a and b, and the two skins' means (2,): the means meet, grey moves by the cast only."""
+    shift = CAST * np.tanh((theirs - ours) / CAST)
+    a, b = complex(*(ours + shift)), complex(*theirs)
+    # For skin with hardly any colour of its own (|a| ≲ 5) the turn fades out and a shift takes over.
+    turn = (b * a.conjugate() + 25) / (abs(a) ** 2 + 25)
+    rest = b - turn * a
+    x, y = chroma[..., 0] + shift[0], chroma[..., 1] + shift[1]
+    return np.stack(
+        [turn.real * x - turn.imag * y + rest.real, turn.imag * x + turn.real * y + rest.imag], -1
+    ).astype(np.float32)
+
+
 def skin_weights(lab: F32, mask: F32) -> F32:
     """How much each pixel of a masked face is skin: (S, S, 3) Lab, (S, S) → (S, S) in [0, 1].
 
     A Welsch M-estimate of the main colour, a few rounds from the plain mean.
     """
     weight = mask
-    for _ in range(4):
+    for _ in range(3):
         mean, spread = _statistics(lab, weight)
         distance = (((lab - mean) / (1.8 * np.maximum(spread, _FLOOR))) ** 2).sum(-1)
         weight = mask * np.exp(-0.5 * distance)

@@ -218,10 +218,10 @@ class DecordReader:
         except ImportError as error:
             raise SettingsError("decoder = decord: not installed; pip install 'ldvid[decord]'") from error
         self.info = info
-        self._size = (info.width, info.height)
+        if info.rotation:
+            raise self._unsuited("garbles turned video")
         container, stream = open_video(info.path)
         with container:
-            self._orientation = Orientation.of(next(container.decode(stream)))
             matched = info.time_base == stream.time_base
         try:
             self._video = decord.VideoReader(str(info.path), num_threads=1)
@@ -247,9 +247,9 @@ class DecordReader:
                 rgb = self._video[int(self._rows[index])].asnumpy()
             except Exception as error:
                 raise self._unsuited(f"can't decode frame {index}") from error
-            if (rgb.shape[1], rgb.shape[0]) != self._size:
-                rgb = self._orientation.apply(rgb)
-            yield Frame(index, np.ascontiguousarray(cast(U8, rgb)))
+            if rgb.shape != (self.info.height, self.info.width, 3):
+                raise self._unsuited(f"gives a picture of shape {rgb.shape}")
+            yield Frame(index, cast(U8, rgb))
 
     def close(self) -> None:
         """Close the file."""

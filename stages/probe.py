@@ -132,6 +132,8 @@ def probe(path: Path, *, start: float | None = None, end: float | None = None) -
     times = sorted(scan.times)
     after = times[-1] + (scan.times[times[-1]] or max(1, round(1 / (info.rate * base))))
     if fault:
+        if info.codec == "gif":
+            times = times[:-1]  # the demuxer hands out the cut frame as if it were whole
         times = _before_damage(path, fault, times, scan, base, end)
         after = times[-1] + (scan.times[times[-1]] or 1)
     elif not scan.regular or info.codec not in PACKET_IS_FRAME:

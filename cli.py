@@ -76,7 +76,7 @@ def swap(
     ] = None,
     end: Annotated[str | None, typer.Option(metavar="T", help="Stop here, same notation.")] = None,
     source_face: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Which face of the source, 0 being the largest.")
+        int | None, typer.Option(metavar="N", min=1, help="Which face of the source, 1 being the largest.")
     ] = None,
     allow_no_face: Annotated[
         bool, typer.Option("--allow-no-face", help="Copy a clip in which no face is found.")
@@ -100,7 +100,8 @@ def swap(
     """
     from .configs import load_settings
     from .pipeline.progress import open_listener, print_summary
-    from .pipeline.swap import SwapRequest, swap_clip
+    from .pipeline.request import SwapRequest
+    from .pipeline.swap import swap_clip
 
     if not debug:
         _hush()
@@ -173,6 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments:
         main(["--help"])
         return 2
+    shown: BaseException
     try:
         code: Any = app(args=arguments, prog_name="ldvid", standalone_mode=False)
         return code if isinstance(code, int) else 0

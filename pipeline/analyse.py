@@ -44,9 +44,11 @@ def analyse(
     detector = open_detector(pack, settings.detector_threshold)
     shots = ShotDetector(settings.cut_threshold)
     tracker = Tracker(settings, embed)
-    starts, count = [], 0
+    starts: list[int] = []
+    count = 0
     listener.start("analyse", info.frames)
-    frames = prefetch(open_reader(info, settings.decoder).read(0, info.frames), 4)
+    reader = open_reader(info, settings.decoder)
+    frames = prefetch(reader.read(0, info.frames), 4)
     try:
         for frame in frames:
             with watch.time("analyse"):
@@ -58,6 +60,7 @@ def analyse(
             listener.advance("analyse")
     finally:
         frames.close()
+        reader.close()
     if not count:
         raise InputError(f"{info.path}: no frame could be decoded")
     if count != info.frames:

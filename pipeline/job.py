@@ -18,8 +18,7 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +26,7 @@ from typing import Any
 
 from ..errors import JobError, OutputError
 from ..stages.records import Segment
+from .files import remove, sha256_of, write_atomic
 from .plan import Plan, frame_ranges
 
 try:
@@ -220,46 +220,6 @@ class Job:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that it is there wholly or not at all, also after a power cut.
-
-    Raises:
-        OutputError: disk full, no permission.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: can't be written: {error.strerror or error}") from error
-
-
-def sha256_of(path: Path, files: Sequence[str] | None = None) -> str:
-    """SHA-256 of a file, or of a folder: over its files' (or ``files``') names and hashes."""
-    if not path.is_dir():
-        with path.open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
-    if files is None:
-        files = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
-    whole = hashlib.sha256()
-    for name in files:
-        whole.update(f"{name}\0{sha256_of(path / name)}\n".encode())
-    return whole.hexdigest()
-
-
-def remove(path: Path) -> None:
-    """Delete a file or a whole folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _sha256_if_there(path: Path) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from .swap import Summary
+    from .request import Summary
 
 
 class Listener(Protocol):
@@ -61,7 +61,8 @@ class _Count:
         rate = self.done / max(now - self.since, 1e-9)
         at = self.before + self.done
         left = f", {clock((self.total - at) / rate)} left" if rate and at < self.total else ""
-        return f"{stage}: {at}/{self.total} frames, {rate:.2f} frames/s{left}"
+        speed = f", {rate:.2f} frames/s" if rate else ""
+        return f"{stage}: {at}/{self.total} frames{speed}{left}"
 
 
 class Lines:

@@ -13,7 +13,8 @@ from typing import Any
 from .. import __version__
 from ..configs import Settings
 from ..stages.swap.manifest import Pack
-from .job import Identity, sha256_of, write_atomic
+from .files import sha256_of, write_atomic
+from .job import Identity
 
 # https://cv.iptc.org/newscodes/digitalsourcetype/ : a composite in which some part is synthetic.
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..configs import Settings
+from ..errors import JobError
 from ..stages.align import AlignStage
 from ..stages.decode import DecodeStage
 from ..stages.encode import EncodeOptions, EncodeStage, RenderedSegment
@@ -58,6 +59,12 @@ class Renderer:
         self._paste = PasteStage()
         options = EncodeOptions.from_settings(settings, plan.clip)
         self._encode = EncodeStage(plan.clip, options, job.segments_folder)
+        for s in plan.segments:
+            if (s.start - plan.shots[s.shot][0]) % settings.keyframe_interval:
+                raise JobError(
+                    f"{job.folder / 'plan.json'}: segment {s.index} must begin a multiple of keyframe_interval "
+                    f"({settings.keyframe_interval}) frames after its shot"
+                )
         for stage in (self._decode, self._decode_again, self._mask, self._swap, self._paste, self._encode):
             stage.setup()
 

@@ -5,62 +5,24 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from ..configs import Settings
 from ..errors import FaceError, Interrupted, SettingsError
-from .job import Done, Identity, Job, sha256_of
+from .files import sha256_of
+from .job import Done, Identity, Job
 from .local import run_segments
 from .plan import Plan, frame_ranges
 from .progress import Listener, Silent, Stopwatch
 from .provenance import container_tags, record, report_path, write_record
+from .request import Summary, SwapRequest
 from .target import check_inputs, check_output, check_replaced, default_output, put_in_place, staged
 
 if TYPE_CHECKING:
     from ..stages.records import ClipInfo, SourceFace
     from ..stages.swap.manifest import Pack
     from ..stages.swap.networks import Networks
-
-
-@dataclass(frozen=True)
-class SwapRequest:
-    """What to do. ``start`` and ``end`` are seconds of the clip, ``output`` None is ``default_output``,
-    ``job`` None is a folder beside the output that is deleted when the output is complete."""
-
-    clip: Path
-    source: Path
-    settings: Settings
-    output: Path | None = None
-    start: float | None = None
-    end: float | None = None
-    job: Path | None = None
-    overwrite: bool = False
-    restart: bool = False
-    keep_job: bool = False
-    device: str = "auto"
-    source_face: int | None = None
-    allow_no_face: bool = False
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What was done. ``faces`` counts the tracks found; ``seconds`` is by stage, summed over threads, so
-    that their sum can exceed the wall clock; ``peak_memory`` is in bytes, of the process."""
-
-    output: Path
-    report: Path
-    frames: int
-    frames_swapped: int
-    faces: int
-    segments: int
-    segments_resumed: int
-    seconds: dict[str, float]
-    warnings: tuple[str, ...]
-    device: str
-    peak_memory: int
 
 
 def swap_clip(request: SwapRequest, listener: Listener | None = None) -> Summary:

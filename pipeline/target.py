@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import InputError, OutputError, OutputExistsError, SettingsError
-from .job import remove
+from .files import remove
 
 _PART, _OLD = "ldvid-part", "ldvid-old"
 

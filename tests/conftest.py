@@ -1,0 +1,68 @@
+"""What several test files need: the shipped media, and the real command in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DEVELOPMENT_DATA = ROOT.parent / "shared"
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked ``shared`` are skipped where the development data isn't beside the repository."""
+    if DEVELOPMENT_DATA.is_dir():
+        return
+    skip = pytest.mark.skip(reason="needs the development data, which is not part of the repository")
+    for item in items:
+        if item.get_closest_marker("shared"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def example_clip() -> Path:
+    """48 frames of one man, 480×270, 12 frames/s, H.264 without sound."""
+    return ROOT / "examples/clip.mp4"
+
+
+@pytest.fixture(scope="session")
+def example_face() -> Path:
+    """A generated portrait, 512×512."""
+    return ROOT / "examples/face.png"
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """``two-faces.jpg`` and ``no-face.mp4``."""
+    return ROOT / "tests/data"
+
+
+@pytest.fixture(scope="session")
+def command_line() -> list[str]:
+    """How the tests start the installed command with this Python."""
+    return [sys.executable, "-m", "ldvid"]
+
+
+@pytest.fixture(scope="session")
+def ldvid(command_line: list[str]) -> Command:
+    """Runs ``ldvid ARGS`` in a process of its own, as a user would; returns what it said and its code."""
+
+    def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command_line, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            env={**os.environ, "COLUMNS": "100", "PYTHONPATH": ""},
+            **options,  # type: ignore[call-overload]
+        )
+
+    return run

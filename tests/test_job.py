@@ -1,0 +1,373 @@
+"""The job folder: resume, refusal in words, the lock, and that nothing of anyone else's is touched."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ldvid.configs import load_settings
+from ldvid.errors import JobError, OutputError, OutputExistsError, SettingsError
+from ldvid.pipeline.files import sha256_of, write_atomic
+from ldvid.pipeline.job import Identity, Job
+from ldvid.pipeline.local import prefetch, run_segments
+from ldvid.pipeline.plan import Plan, cut_segments
+from ldvid.pipeline.target import check_output, check_replaced, default_output, put_in_place, staged
+from ldvid.stages.records import ClipInfo, Segment, Track
+
+SETTINGS = load_settings("cpu")
+
+
+def identity(**changes: object) -> Identity:
+    assignments = changes.pop("assignments", [])
+    settings = load_settings("cpu", assignments=assignments)  # type: ignore[arg-type]
+    base = Identity(
+        clip="clip.mp4",
+        clip_sha256="c" * 64,
+        start=None,
+        end=2.0,
+        source_sha256="s" * 64,
+        source_face=None,
+        settings=settings.model_dump(mode="json"),
+        settings_digest=settings.digest(),
+        pack="starter",
+        pack_digest="p" * 64,
+        version="0.1.0",
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def plan() -> Plan:
+    n = 30
+    clip = ClipInfo(
+        Path("clip.mp4"), "video", 64, 64, Fraction(1, 25), Fraction(25), "yuv420p", "h264",
+        timestamps=tuple(range(n)), durations=(1,) * n,
+    )  # fmt: skip
+    track = Track(
+        0, 0, np.arange(n), np.zeros((n, 4), np.float32), np.zeros((n, 5, 2), np.float32),
+        np.ones(n, np.float32), np.ones(4, np.float32),
+    )  # fmt: skip
+    return Plan(clip, ((0, n),), (track,), {0: 0}, cut_segments([(0, n)], 10))
+
+
+def render(job: Job, plan: Plan, index: int, content: bytes = b"video") -> None:
+    path = job.segments_folder / f"{index:06d}.mkv"
+    path.write_bytes(content + bytes([index]))
+    segment = plan.segments[index]
+    job.record(plan, segment, path, range(segment.start, segment.stop))
+
+
+def test_a_job_goes_on_where_it_was(tmp_path: Path, plan: Plan) -> None:
+    with Job.open(tmp_path / "job", identity()) as job:
+        assert job.load_plan() is None
+        saved = job.save_plan(plan)
+        render(job, saved, 0)
+        render(job, saved, 2)
+    with Job.open(tmp_path / "job", identity()) as job:
+        again = job.load_plan()
+        assert again is not None
+        assert again.to_json() == saved.to_json()
+        done = job.finished(again)
+        assert sorted(done) == [0, 2]
+        assert done[2].swapped == ((20, 29),)
+        assert done[0].path.read_bytes() == b"video\x00"
+
+
+def test_what_the_ledger_does_not_vouch_for_is_done_again(tmp_path: Path, plan: Plan) -> None:
+    with Job.open(tmp_path / "job", identity()) as job:
+        for index in range(3):
+            render(job, plan, index)
+        folder = job.segments_folder
+        (folder / "000000.mkv").write_bytes(b"damaged")
+        (folder / "000001.mkv").unlink()
+        (folder / ".000002.mkv.tmp").write_bytes(b"half")
+        assert sorted(job.finished(plan)) == [2]
+        assert sorted(p.name for p in folder.iterdir()) == ["000002.json", "000002.mkv"]
+        (folder / "000002.json").write_text('{"digest":')
+        assert job.finished(plan) == {}
+
+
+def test_an_edited_plan_costs_only_its_segments(tmp_path: Path, plan: Plan) -> None:
+    with Job.open(tmp_path / "job", identity()) as job:
+        saved = job.save_plan(plan)
+        for index in range(3):
+            render(job, saved, index)
+        file = job.folder / "plan.json"
+        data = json.loads(file.read_text())
+        data["tracks"][0]["rows"] = [r for r in data["tracks"][0]["rows"] if r[0] != 15]
+        file.write_text(json.dumps(data))
+        edited = job.load_plan()
+        assert edited is not None
+        assert sorted(job.finished(edited)) == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"assignments": ["steps=11"]}, f"steps: {SETTINGS.steps} → 11"),
+        ({"assignments": ["segment_frames=96"]}, f"segment_frames: {SETTINGS.segment_frames} → 96"),
+        ({"source_sha256": "t" * 64}, "the source picture"),
+        ({"clip_sha256": "d" * 64}, "the clip's content"),
+        ({"pack_digest": "q" * 64}, "the files of the pack"),
+        ({"end": None}, "--end: 2.0 → none"),
+        ({"source_face": 1}, "--source-face: none → 1"),
+        ({"version": "0.2.0"}, "ldvid: 0.1.0 → 0.2.0"),
+    ],
+)
+def test_another_job_is_refused_and_told_apart(
+    tmp_path: Path, plan: Plan, changes: dict[str, object], words: str
+) -> None:
+    with Job.open(tmp_path / "job", identity()) as job:
+        render(job, job.save_plan(plan), 0)
+    with pytest.raises(JobError) as caught:
+        Job.open(tmp_path / "job", identity(**dict(changes)))
+    assert words in str(caught.value)
+    assert "--restart" in str(caught.value)
+    assert str(caught.value).count("→") <= 1, "only what changed is named"
+    assert (tmp_path / "job/segments/000000.mkv").exists(), "refusing must not delete"
+    with Job.open(tmp_path / "job", identity(**dict(changes)), restart=True) as job:
+        assert job.load_plan() is None
+        assert job.finished(plan) == {}
+
+
+def test_a_term_of_the_guidance_is_named_by_itself(tmp_path: Path) -> None:
+    Job.open(tmp_path / "job", identity(assignments=["guidance.identity.scale=5"])).close()
+    with pytest.raises(JobError, match=r"differs in: guidance\.identity\.scale: 5.* → 77"):
+        Job.open(tmp_path / "job", identity(assignments=["guidance.identity.scale=77"]))
+
+
+def test_the_clips_name_does_not_matter(tmp_path: Path) -> None:
+    Job.open(tmp_path / "job", identity()).close()
+    Job.open(tmp_path / "job", identity(clip="elsewhere/clip.mp4")).close()
+
+
+def test_two_processes_never_share_a_job(tmp_path: Path) -> None:
+    with Job.open(tmp_path / "job", identity()):
+        script = (
+            "import sys; sys.path.insert(0, sys.argv[2])\n"
+            "from pathlib import Path; from ldvid.pipeline import job\n"
+            "try: job._acquire(Path(sys.argv[1]))\n"
+            "except job.JobError as e: print(e); sys.exit(8)\n"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / "job"), "."],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (run.returncode, "another ldvid is at work" in run.stdout) == (8, True), run.stderr
+        with pytest.raises(JobError, match="another ldvid"):
+            Job.open(tmp_path / "job", identity())
+    Job.open(tmp_path / "job", identity()).close()
+
+
+def test_a_folder_of_someone_elses_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/holiday.jpg").write_bytes(b"jpeg")
+    for restart in (False, True):
+        with pytest.raises(JobError, match=r"holiday\.jpg"):
+            Job.open(tmp_path / "photos", identity(), restart=restart)
+    assert [p.name for p in (tmp_path / "photos").iterdir()] == ["holiday.jpg"]
+    with pytest.raises(OutputError):
+        Job.open(tmp_path / "photos/holiday.jpg", identity())
+
+
+def test_discarding_takes_only_what_is_the_jobs(tmp_path: Path, plan: Plan) -> None:
+    job = Job.open(tmp_path / "job", identity())
+    render(job, job.save_plan(plan), 0)
+    (tmp_path / "job/notes.txt").write_text("mine")
+    job.discard()
+    assert [p.name for p in (tmp_path / "job").iterdir()] == ["notes.txt"]
+    other = Job.open(tmp_path / "other", identity())
+    other.discard()
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_damaged_job_file_says_restart(tmp_path: Path) -> None:
+    Job.open(tmp_path / "job", identity()).close()
+    (tmp_path / "job/job.json").write_text("{")
+    with pytest.raises(JobError, match="--restart"):
+        Job.open(tmp_path / "job", identity())
+    Job.open(tmp_path / "job", identity(), restart=True).close()
+
+
+def test_write_atomic_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    write_atomic(file, "old")
+    with pytest.raises(OutputError, match=r"no\.json"):
+        write_atomic(tmp_path / "none/no.json", "x")
+    write_atomic(file, "new")
+    assert file.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_folders_hash_is_over_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(b"a")
+    (tmp_path / "2.png").write_bytes(b"b")
+    both = sha256_of(tmp_path)
+    assert sha256_of(tmp_path, ["1.png", "2.png"]) == both
+    assert sha256_of(tmp_path, ["1.png"]) != both
+    (tmp_path / "2.png").rename(tmp_path / "3.png")
+    assert sha256_of(tmp_path) != both
+
+
+# ---- the local executor
+
+
+def segments(count: int) -> list[Segment]:
+    return [Segment(i, i, i + 1) for i in range(count)]
+
+
+@pytest.mark.parametrize("slow", [0, 1, 2])
+def test_order_is_kept_and_at_most_three_are_in_memory(slow: int) -> None:
+    alive, most, guard, written = 0, 0, threading.Lock(), []
+
+    def pause(stage: int) -> None:
+        time.sleep(0.01 if stage == slow else 0.001)
+
+    def load(segment: Segment) -> int:
+        nonlocal alive, most
+        with guard:
+            alive += 1
+            most = max(most, alive)
+        pause(0)
+        return segment.index
+
+    def work(index: int) -> int:
+        pause(1)
+        return index * 10
+
+    def write(value: int) -> None:
+        nonlocal alive
+        pause(2)
+        written.append(value)
+        with guard:
+            alive -= 1
+
+    run_segments(segments(12), load, work, write)
+    assert written == [i * 10 for i in range(12)]
+    assert 2 <= most <= 3
+
+
+@pytest.mark.parametrize("where", ["load", "work", "write"])
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+def test_a_failure_anywhere_ends_the_run_cleanly(where: str, kind: type[BaseException]) -> None:
+    written: list[int] = []
+
+    def maybe(stage: str) -> Callable[[object], int]:
+        def do(item: object) -> int:
+            index = item.index if isinstance(item, Segment) else int(str(item))
+            if stage == where and index == 3:
+                raise kind("here")
+            if stage == "write":
+                written.append(index)
+            return index
+
+        return do
+
+    before = threading.active_count()
+    with pytest.raises(kind, match="here"):
+        run_segments(segments(9), maybe("load"), maybe("work"), lambda v: maybe("write")(v) and None)
+    assert written == [0, 1, 2]
+    assert threading.active_count() == before
+
+
+def test_prefetch_keeps_order_passes_errors_on_and_stops() -> None:
+    made: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for i in range(100):
+            made.append(i)
+            yield i
+            if i == 50:
+                raise ValueError("at fifty")
+
+    seen: list[int] = []
+    with pytest.raises(ValueError, match="at fifty"):
+        for value in prefetch(numbers(), 3):
+            seen.append(value)
+    assert seen == list(range(51))
+    made.clear()
+    stream = prefetch(numbers(), 3)
+    assert next(stream) == 0
+    stream.close()
+    assert len(made) <= 6, "closing must stop the thread"
+
+
+# ---- the output's place
+
+
+def test_default_names(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    assert default_output(Path("a/clip.mp4")) == Path("a/clip.swapped.mp4")
+    assert default_output(Path("clip.gif")) == Path("clip.swapped.mp4")
+    assert default_output(tmp_path / "frames") == tmp_path / "frames.swapped"
+
+
+def test_inputs_and_existing_files_are_never_in_danger(tmp_path: Path) -> None:
+    clip, out = tmp_path / "clip.mp4", tmp_path / "out.mp4"
+    clip.write_bytes(b"clip")
+    with pytest.raises(SettingsError, match="input"):
+        check_output(clip, tmp_path / "r.json", [clip], overwrite=True)
+    (tmp_path / "link.mp4").symlink_to(clip)
+    with pytest.raises(SettingsError, match="input"):
+        check_output(tmp_path / "link.mp4", tmp_path / "r.json", [clip], overwrite=True)
+    check_output(out, tmp_path / "r.json", [clip], overwrite=False)
+    for taken in (out, tmp_path / "r.json"):
+        taken.write_bytes(b"mine")
+        with pytest.raises(OutputExistsError, match="--overwrite"):
+            check_output(out, tmp_path / "r.json", [clip], overwrite=False)
+        check_output(out, tmp_path / "r.json", [clip], overwrite=True)
+        taken.unlink()
+    with pytest.raises(OutputError, match="none"):
+        check_output(tmp_path / "none/out.mp4", tmp_path / "none/r.json", [clip], overwrite=True)
+
+
+def test_only_a_folder_of_the_same_frames_is_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    check_replaced(out, ["1.png"])
+    out.mkdir()
+    (out / "1.png").write_bytes(b"old")
+    check_replaced(out, ["1.png", "2.png"])
+    (out / "holiday.jpg").write_bytes(b"mine")
+    with pytest.raises(OutputExistsError, match=r"holiday\.jpg"):
+        check_replaced(out, ["1.png", "2.png"])
+    with pytest.raises(OutputExistsError, match="folder"):
+        check_replaced(out, [])
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_staging_replaces_in_one_step_or_not_at_all(tmp_path: Path, folder: bool) -> None:
+    out = tmp_path / ("frames" if folder else "clip.mp4")
+
+    def make(path: Path, text: str) -> None:
+        if folder:
+            path.mkdir()
+        (path / "1.png" if folder else path).write_text(text)
+
+    def content(path: Path) -> str:
+        return (path / "1.png" if folder else path).read_text()
+
+    make(out, "old")
+    with staged(out) as part:
+        assert folder or part.suffix == out.suffix
+        make(part, "new")
+        with pytest.raises(OutputExistsError):
+            put_in_place(part, out, overwrite=False)
+        assert content(out) == "old"
+        put_in_place(part, out, overwrite=True)
+    assert content(out) == "new"
+    with pytest.raises(RuntimeError), staged(out) as part:
+        make(part, "half")
+        raise RuntimeError
+    assert content(out) == "new"
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]

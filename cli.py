@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import traceback
@@ -154,7 +155,7 @@ def _hush() -> None:
     import logging
 
     warnings.simplefilter("ignore")
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it sets its logger's level from this alone
     logging.getLogger("libav").setLevel(logging.CRITICAL)
 
 

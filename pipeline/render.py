@@ -62,8 +62,8 @@ class Renderer:
         for s in plan.segments:
             if (s.start - plan.shots[s.shot][0]) % settings.keyframe_interval:
                 raise JobError(
-                    f"{job.folder / 'plan.json'}: segment {s.index} must begin a multiple of keyframe_interval "
-                    f"({settings.keyframe_interval}) frames after its shot"
+                    f"{job.folder / 'plan.json'}: segment {s.index} must begin a multiple of "
+                    f"keyframe_interval ({settings.keyframe_interval}) frames after its shot"
                 )
         for stage in (self._decode, self._decode_again, self._mask, self._swap, self._paste, self._encode):
             stage.setup()

@@ -216,7 +216,7 @@ class _Run:
         request = self.request
         self.listener.start("finish", plan.clip.frames)
         tags = container_tags(pack) if swapped else {}
-        with staged(self.output) as part:
+        with staged(self.output) as part, staged(self.report) as record_part:
             with self.watch.time("finish"):
                 for message in join(plan.clip, [d.path for d in done], part, tags, overwrite=False):
                     self._warn(message)
@@ -231,8 +231,9 @@ class _Run:
                 made=part,
                 name=self.output.name,
             )
+            write_record(record_part, values)
             put_in_place(part, self.output, overwrite=request.overwrite)
-        write_record(self.report, values)
+            put_in_place(record_part, self.report, overwrite=True)
         self.listener.advance("finish", plan.clip.frames)
         self.listener.finish("finish")
 

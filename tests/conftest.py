@@ -55,7 +55,7 @@ def ldvid(command_line: list[str]) -> Command:
     """Runs ``ldvid ARGS`` in a process of its own, as a user would; returns what it said and its code."""
 
     def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             [*command_line, *map(str, arguments)],
             capture_output=True,
             text=True,
@@ -64,5 +64,6 @@ def ldvid(command_line: list[str]) -> Command:
             env={**os.environ, "COLUMNS": "100", "PYTHONPATH": ""},
             **options,  # type: ignore[call-overload]
         )
+        return done
 
     return run

@@ -17,7 +17,15 @@ from .plan import Plan, frame_ranges
 from .progress import Listener, Silent, Stopwatch
 from .provenance import container_tags, record, report_path, write_record
 from .request import Summary, SwapRequest
-from .target import check_inputs, check_output, check_replaced, default_output, put_in_place, staged
+from .target import (
+    check_container,
+    check_inputs,
+    check_output,
+    check_replaced,
+    default_output,
+    put_in_place,
+    staged,
+)
 
 if TYPE_CHECKING:
     from ..stages.records import ClipInfo, SourceFace
@@ -94,7 +102,8 @@ class _Run:
         for message in info.warnings:
             self._warn(message)
         check_replaced(self.output, info.files)
-        EncodeOptions.from_settings(settings, info)
+        options = EncodeOptions.from_settings(settings, info)
+        check_container(self.output, options.codec if info.kind == "video" else None)
         pack = open_pack(settings.pack)
         identity = Identity(
             clip=str(request.clip),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -79,6 +80,32 @@ def check_replaced(output: Path, frames: Sequence[str]) -> None:
             f"{output} holds {others[0]}, which is no frame of this clip; --overwrite would delete it. "
             "Choose another folder with -o"
         )
+
+
+def check_container(output: Path, codec: str | None) -> None:
+    """Whether the container that the output's name stands for can hold ``codec``; None: a folder of frames.
+
+    Raises:
+        SettingsError: an unknown suffix, a container without that codec, or a suffix on a folder.
+    """
+    import av
+
+    if codec is None:
+        if output.suffix.lower() in (".mp4", ".mov", ".mkv", ".webm", ".gif", ".avi", ".m4v"):
+            raise SettingsError(
+                f"--output {output}: the clip is a folder of frames, so the output is a folder too"
+            )
+        return
+    trial = io.BytesIO()
+    trial.name = output.name  # what FFmpeg guesses the container from
+    try:
+        with av.open(trial, "w") as container:
+            container.add_stream(codec, rate=25)
+    except (ValueError, av.FFmpegError) as error:
+        raise SettingsError(
+            f"--output {output}: can't be a video of codec {codec} ({error}); name it .mp4, .mov or .mkv, "
+            "or choose another codec with --set codec="
+        ) from error
 
 
 @contextlib.contextmanager

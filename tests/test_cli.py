@@ -370,6 +370,9 @@ def test_what_is_there_is_not_overwritten(folder: Path, capsys: pytest.CaptureFi
         (["--seed", "x"], "--seed"),
         (["--job", "none/such"], "--job"),
         (["--config", "none.toml"], "none.toml"),
+        (["--output", "out.txt"], "out.txt"),
+        (["--output", "out.webm"], "libx264"),
+        (["--output", "out"], "--output out"),
         (["--frobnicate"], "--frobnicate"),
     ],
 )  # fmt: skip

@@ -58,6 +58,11 @@ class Settings(BaseModel):
     start_level: float = Field(default=0.5, gt=0, le=1, description="k as a share of T")
     eta: float = Field(default=0.0, ge=0, le=1)
     gradient: Literal["full", "clean"] = "clean"
+    step_size: float | None = Field(default=None, gt=0, description="RMS move of ẑ_0 a step; None: gradient as is")
+    guidance_decoder: Literal["full", "preview"] = "full"
+    start: Literal["target", "source"] = "target"
+    start_keep: float = Field(default=1.0, ge=0, description="keep the target where parses disagree; 0: never")
+    start_hold: float = Field(default=0.0, ge=0, le=1, description="hold what was kept through the loop")
     guidance: tuple[GuidanceTerm, ...] = ()
 
     # mask and paste (pixels of the crop)

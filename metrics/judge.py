@@ -1,0 +1,73 @@
+"""Independent judges: identity and head pose by networks that never guide a swap.
+
+The files are not part of ldvid; any recognition ONNX of the stated inputs will do. Landmarks are the
+five of ``records``, in pixels of the picture given.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import cv2
+import numpy as np
+import onnxruntime
+
+from ..stages.align import ARCFACE_TEMPLATE, estimate_similarity, warp
+from ..stages.records import F32, F64, U8
+
+# Eye centres and nose tip of dlib's 5-point chip, 150 px with a padding of a quarter.
+DLIB_TEMPLATE: F64 = np.array([[49.3, 51.9], [100.5, 51.8], [74.9, 89.1]])
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+class IdentityJudge:
+    """dlib's ResNet as ONNX: 150×150 RGB 0–255 → 128-d."""
+
+    def __init__(self, path: Path) -> None:
+        self._net = _session(path)
+
+    def embed(self, picture: U8, landmarks: F32) -> F32:
+        """Unit embedding (128,) of the face with these landmarks in (H, W, 3) uint8 RGB."""
+        matrix = estimate_similarity(landmarks[:3], DLIB_TEMPLATE)
+        x = warp(picture, matrix, 150).astype(np.float32).transpose(2, 0, 1)[None]
+        e = self._net.run(None, {self._net.get_inputs()[0].name: x})[0].reshape(-1)
+        return cast(F32, e / np.linalg.norm(e))
+
+
+class PoseJudge:
+    """Yaw, pitch, roll in degrees from 66-bin softmax heads, 224×224, ImageNet normalisation."""
+
+    def __init__(self, path: Path) -> None:
+        self._net = _session(path)
+
+    def pose(self, picture: U8, landmarks: F32) -> F32:
+        """(3,) degrees: yaw, pitch, roll."""
+        # The scale at which successive frames of one person jitter least (of 1.2, 1.45, 1.9 and 2.4).
+        template = (ARCFACE_TEMPLATE - 56) * 1.9 + 112
+        x = warp(picture, estimate_similarity(landmarks, template), 224).astype(np.float32) / 255
+        x = (x - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
+        heads = self._net.run(None, {self._net.get_inputs()[0].name: x.transpose(2, 0, 1)[None]})
+        bins = np.arange(66)
+        angles = []
+        for head in heads[:3]:
+            e = np.exp(head[0] - head[0].max())
+            angles.append(float((e / e.sum() * bins).sum() * 3 - 99))
+        return np.float32(angles)
+
+
+def recovery(swapped: F64, unrelated: F64, same: F64) -> float:
+    """(s_swap − s_unrelated) / (s_same − s_unrelated) from cosines; 0 unchanged, 1 as another photo."""
+    low, high = float(np.mean(unrelated)), float(np.mean(same))
+    return (float(np.mean(swapped)) - low) / (high - low)
+
+
+def crop_for_view(picture: U8, landmarks: F32, size: int = 256) -> U8:
+    """An upright portrait crop for contact sheets."""
+    template = (ARCFACE_TEMPLATE / 112 - 0.5) * 0.75 * size + size / 2
+    return cast(U8, cv2.resize(warp(picture, estimate_similarity(landmarks, template), size), (size, size)))

@@ -1,0 +1,84 @@
+"""Feature points from a parse: where the eyes, brows and lips begin and end.
+
+Five landmarks say where a mouth is, not how far it is open. A face parser knows; its class maps give
+the extents of each part, as quantiles of probability mass, which move smoothly from frame to frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..records import F32
+
+LOW, HIGH = 0.06, 0.94  # quantiles taken as the ends of a part
+MIN_MASS = 12.0  # pixels of a 256 crop below which a part counts as not seen
+EXTENTS = 4  # left, right, top, bottom
+
+
+def _quantiles(marginal: F32, shares: Sequence[float]) -> list[float]:
+    cumulative = np.concatenate([[0.0], np.cumsum(marginal, dtype=np.float64)])
+    edges = np.arange(len(cumulative)) - 0.5
+    return [float(np.interp(share * cumulative[-1], cumulative, edges)) for share in shares]
+
+
+def _extents(mass: F32) -> tuple[F32, bool]:
+    """Left, right, top and bottom points (4, 2) of a probability map (S, S), and if there is enough."""
+    total = float(mass.sum())
+    if total < MIN_MASS * (mass.shape[0] / 256) ** 2:
+        return np.zeros((EXTENTS, 2), np.float32), False
+    columns, rows = mass.sum(0), mass.sum(1)
+    x0, xl, xr, x1 = _quantiles(columns, (LOW, 3 * LOW, 1 - 3 * LOW, HIGH))
+    y0, y1 = _quantiles(rows, (LOW, HIGH))
+    ticks = np.arange(mass.shape[0])
+
+    def mean_y(keep: NDArray[np.bool_]) -> float:
+        part = mass[:, keep].sum(1)
+        return float((part * ticks).sum() / max(float(part.sum()), 1e-6))
+
+    middle = float((columns * ticks).sum() / total)
+    points = [(x0, mean_y(ticks <= xl + 1)), (x1, mean_y(ticks >= xr - 1)), (middle, y0), (middle, y1)]
+    return np.array(points, np.float32), True
+
+
+def _window(size: int, centre: F32, half_width: float, half_height: float) -> F32:
+    """1 inside a box with a soft rim of 4 pixels of a 256 crop, (S, S)."""
+    ticks, rim = np.arange(size, dtype=np.float32), 4 * size / 256
+    wx = np.clip((half_width - np.abs(ticks - centre[0])) / rim, 0, 1)
+    wy = np.clip((half_height - np.abs(ticks - centre[1])) / rim, 0, 1)
+    return cast(F32, np.multiply.outer(wy, wx).astype(np.float32))
+
+
+def feature_points(parse: F32, landmarks: F32, names: Sequence[str]) -> tuple[F32, NDArray[np.bool_]]:
+    """The five landmarks and the extents of eyes, brows and mouth: points (P, 2) and which were seen (P,).
+
+    Args:
+        parse: class probabilities (K, S, S) of a crop.
+        landmarks: (5, 2) in its pixels.
+        names: the K classes; parts the parser does not know are not seen.
+    """
+    size = parse.shape[-1]
+    right_eye, left_eye = landmarks[0], landmarks[1]
+    mouth = (landmarks[3] + landmarks[4]) / 2
+    gap = max(float(np.linalg.norm(left_eye - right_eye)), 1.0)
+
+    def classes(*wanted: str) -> F32:
+        return cast(F32, sum((parse[names.index(n)] for n in wanted if n in names), np.zeros((size, size), np.float32)))
+
+    above = np.float32([0, 0.3 * gap])
+    parts = [
+        classes("eyes") * _window(size, right_eye, 0.45 * gap, 0.3 * gap),
+        classes("eyes") * _window(size, left_eye, 0.45 * gap, 0.3 * gap),
+        classes("brows") * _window(size, right_eye - above, 0.48 * gap, 0.35 * gap),
+        classes("brows") * _window(size, left_eye - above, 0.48 * gap, 0.35 * gap),
+        classes("lips", "mouth") * _window(size, mouth, 0.8 * gap, 0.7 * gap),
+    ]
+    points, found = [landmarks.astype(np.float32)], [np.ones(5, bool)]
+    for part in parts:
+        extents, seen = _extents(part)
+        points.append(extents)
+        found.append(np.full(EXTENTS, seen))
+    return np.concatenate(points), np.concatenate(found)

@@ -1,0 +1,168 @@
+"""Where the loop starts: the source's own face, bent to the target's landmarks and lit like it.
+
+The paper noises the target to level k and lets guidance find the source's identity from there. On few
+steps, and with an identity network small enough for a laptop, that moves a face a third of the way. A
+swap knows more than an embedding: it has the source's picture. Noised to the same level, its large
+shapes survive and its pixels don't; the sampler then settles pose, expression, light and seam. Off in
+preset ``paper`` (``start = "target"``); what each start measures is in ``docs/method.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import cv2
+import numpy as np
+
+from ..colour_match import low_frequencies
+from ..records import F32, F64, U8, SourceFace
+from .features import feature_points
+from .manifest import ParserEntry
+
+ANCHORS = np.array([[x, y] for y in (0.0, 0.5, 1.0) for x in (0.0, 0.5, 1.0) if (x, y) != (0.5, 0.5)])
+LIGHT_SIGMA = 20.0  # pixels of a 256 crop: what is slower than this is light and skin tone
+MISFIT = (0.14, 0.30)  # in eye distances
+STIFFNESS = 0.02  # lets the spline miss a noisy point rather than fold
+EXPRESSIVE = ("eyes", "lips", "mouth")
+GAIN = (0.6, 1.15)  # of the source's contrast: a studio light does not belong in every room
+GRID = 8  # pixels between the points at which the bending is evaluated
+
+
+def _kernel(a: F64, b: F64) -> F64:
+    square = ((a[:, None] - b[None]) ** 2).sum(2)
+    return cast(F64, square * np.log(np.maximum(square, 1e-12)) / 2)
+
+
+def thin_plate(points: F64, values: F64, at: F64) -> F64:
+    """Thin-plate spline near ``values`` (N, D) at ``points`` (N, 2), evaluated at ``at`` (M, 2)."""
+    n = len(points)
+    system = np.zeros((n + 3, n + 3))
+    system[:n, :n] = _kernel(points, points) + STIFFNESS * np.eye(n)
+    affine = np.hstack([np.ones((n, 1)), points])
+    system[:n, n:], system[n:, :n] = affine, affine.T
+    solved = np.linalg.solve(system, np.vstack([values, np.zeros((3, values.shape[1]))]))
+    return cast(F64, _kernel(at, points) @ solved[:n] + np.hstack([np.ones((len(at), 1)), at]) @ solved[n:])
+
+
+def bend_map(source: F32, target: F32, size: int) -> tuple[F32, F32]:
+    """Backward map for ``cv2.remap``: where in the source's crop each target pixel is found.
+
+    ``source`` and ``target`` are corresponding points (P, 2) in crop pixels. The border stays put.
+    """
+    anchors = ANCHORS * (size - 1)
+    points = np.vstack([target.astype(np.float64), anchors])
+    values = np.vstack([source.astype(np.float64), anchors]) - points
+    ticks = np.linspace(0, size - 1, size // GRID + 1)
+    at = np.stack(np.meshgrid(ticks, ticks), 2).reshape(-1, 2)
+    # In units of the crop, so that the kernel's logarithm is well conditioned.
+    coarse = thin_plate(points / size, values, at / size).reshape(len(ticks), len(ticks), 2).astype(np.float32)
+    where = np.linspace(0, len(ticks) - 1, size, dtype=np.float32)
+    gx, gy = np.meshgrid(where, where)
+    moved = cv2.remap(coarse, gx, gy, cv2.INTER_LINEAR)
+    xs, ys = np.meshgrid(np.arange(size, dtype=np.float32), np.arange(size, dtype=np.float32))
+    return xs + moved[..., 0], ys + moved[..., 1]
+
+
+def disagreement(ours: F32, theirs: F32, names: Sequence[str]) -> F32:
+    """Where two parses (K, S, S) see different parts of a face, (S, S) in [0, 1], grown a little.
+
+    Total variation between the two, counted where either sees what moves with expression: an open
+    eye on one and a lid on the other, lips on one and teeth on the other.
+    """
+    size = ours.shape[-1]
+    moving = [i for i, name in enumerate(names) if name in EXPRESSIVE]
+    difference = np.abs(ours - theirs).sum(0) / 2
+    difference *= np.clip(np.maximum(ours[moving].sum(0), theirs[moving].sum(0)), 0, 1)
+    grown = cv2.dilate(cv2.GaussianBlur(difference, (0, 0), 1.5 * size / 256), np.ones((7, 7)))
+    return cast(F32, cv2.GaussianBlur(grown, (0, 0), 3.0 * size / 256))
+
+
+def openings(parse: F32, names: Sequence[str]) -> F32:
+    """Where a parse (K, S, S) sees an eyeball, teeth or tongue, (S, S) in [0, 1], grown a little.
+
+    What shows there is gaze and speech, which are the target's; the identity is in what surrounds it.
+    """
+    size = parse.shape[-1]
+    seen = np.clip(sum((parse[names.index(n)] for n in ("eyes", "mouth") if n in names), np.zeros(1)), 0, 1)
+    grown = cv2.dilate(cv2.GaussianBlur(seen.astype(np.float32), (0, 0), 1.0 * size / 256), np.ones((3, 3)))
+    return cast(F32, np.clip(cv2.GaussianBlur(grown, (0, 0), 1.5 * size / 256) * 1.25, 0, 1))
+
+
+def contrast(detail: F32, weight: F32) -> float:
+    """RMS of ``detail`` (S, S, 3) over the pixels that ``weight`` (S, S) counts."""
+    return float(np.sqrt((detail**2 * weight[..., None]).sum() / max(3 * float(weight.sum()), 1e-6)))
+
+
+def pose_fit(source: F32, target: F32) -> float:
+    """How far the source's view serves the target's, from landmarks (5, 2) in crop pixels: 1 to 0.
+
+    Both are aligned to one template, so what is left between them is mostly head turn. A frontal
+    photograph bent onto a profile melts; from ``MISFIT`` on the start goes over to the target itself.
+    """
+    gap = max(float(np.linalg.norm(source[1] - source[0])), 1.0)
+    residual = (target - target.mean(0)) - (source - source.mean(0))
+    misfit = float(np.sqrt((residual**2).sum(1).mean())) / gap
+    x = float(np.clip((MISFIT[1] - misfit) / (MISFIT[1] - MISFIT[0]), 0, 1))
+    return x * x * (3 - 2 * x)
+
+
+class SourceStart:
+    """Composites the source into target crops.
+
+    Args:
+        source: the face to put in.
+        parse: its class probabilities (K, S, S).
+        parser: the pack's entry, which names the classes.
+    """
+
+    def __init__(self, source: SourceFace, parse: F32, parser: ParserEntry) -> None:
+        self.image = source.image.astype(np.float32)
+        self.parser = parser
+        self.parse = self._at_size(parse, source.image.shape[0])
+        self.points, self.found = feature_points(self.parse, source.landmarks, parser.classes)
+        face = self.parse[[parser.classes.index(n) for n in parser.face]].sum(0)
+        # Hair over its forehead stays out.
+        self.probability = cv2.GaussianBlur(cv2.erode(face, np.ones((5, 5))), (0, 0), 2.0)
+
+    @staticmethod
+    def _at_size(parse: F32, size: int) -> F32:
+        if parse.shape[-1] == size:
+            return parse
+        return np.stack([cv2.resize(p, (size, size), interpolation=cv2.INTER_LINEAR) for p in parse])
+
+    def compose(self, targets: U8, landmarks: F32, masks: F32, parses: F32, keep: float) -> tuple[F32, F32]:
+        """The start pictures (B, S, S, 3) float32 RGB in [0, 255], and what of the target was kept.
+
+        Args:
+            targets: crops (B, S, S, 3) uint8 RGB; ``landmarks`` (B, 5, 2) in their pixels;
+                ``masks`` (B, S, S) their faces; ``parses`` (B, K, h, w) their class probabilities.
+            keep: how much of the target's own picture to keep in openings and where the two parses
+                disagree (an open mouth, a closed eye), as a factor.
+
+        Returns:
+            The pictures, and (B, S, S) float32 in [0, 1], 1 where the target's own was kept.
+        """
+        rows = zip(targets, landmarks, masks, parses, strict=True)
+        pictures, kept = zip(*(self._compose(*row, keep) for row in rows), strict=True)
+        return np.stack(pictures), np.stack(kept)
+
+    def _compose(self, target: U8, landmarks: F32, mask: F32, parse: F32, keep: float) -> tuple[F32, F32]:
+        size = target.shape[0]
+        own_parse = self._at_size(parse, size)
+        points, found = feature_points(own_parse, landmarks, self.parser.classes)
+        both = found & self.found
+        mx, my = bend_map(self.points[both], points[both], size)
+        face = cv2.remap(self.image, mx, my, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        inside = cv2.remap(self.probability, mx, my, cv2.INTER_LINEAR) * mask
+        own = target.astype(np.float32)
+        sigma = LIGHT_SIGMA * size / 256
+        own_light, face_light = low_frequencies(own, mask, sigma), low_frequencies(face, inside, sigma)
+        gain = contrast(own - own_light, mask) / max(contrast(face - face_light, inside), 1e-3)
+        lit = own_light + (face - face_light) * float(np.clip(gain, *GAIN))
+        bent = np.stack([cv2.remap(p, mx, my, cv2.INTER_LINEAR) for p in self.parse])
+        differs = disagreement(bent, own_parse, self.parser.classes)
+        kept = np.clip(keep * np.maximum(differs, openings(own_parse, self.parser.classes)), 0, 1)
+        alpha = inside * pose_fit(self.points[:5], landmarks) * (1 - kept)
+        picture = lit * alpha[..., None] + own * (1 - alpha[..., None])
+        return np.clip(picture, 0, 255).astype(np.float32), kept.astype(np.float32)

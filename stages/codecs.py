@@ -15,11 +15,19 @@ from .colour import has_planes, is_rgb, plain_format
 from .records import ClipInfo
 
 # Visually lossless; the scales differ: 0–51 for x264 and x265, 0–63 for VP9 and AV1.
-_DEFAULT_QUALITY = {"libx264": 14.0, "libx264rgb": 14.0, "libx265": 16.0, "libvpx-vp9": 18.0, "libsvtav1": 18.0}
+_DEFAULT_QUALITY = {
+    "libx264": 15.0,
+    "libx264rgb": 15.0,
+    "libx265": 16.0,
+    "libvpx-vp9": 18.0,
+    "libsvtav1": 18.0,
+}
 _SUGGESTED = ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "ffv1")
+# x264 goes without macroblock-tree rate control: its AVX-512 code reads past the end of its rows where
+# the width in macroblocks is no multiple of 16, and the same frames gave other bytes on another run.
 _EXTRA = {
-    "libx264": {"preset": "medium"},
-    "libx264rgb": {"preset": "medium"},
+    "libx264": {"preset": "medium", "x264-params": "mbtree=0"},
+    "libx264rgb": {"preset": "medium", "x264-params": "mbtree=0"},
     "libx265": {"preset": "medium", "x265-params": "open-gop=0:log-level=error"},
     "libvpx-vp9": {"deadline": "good", "cpu-used": "2", "row-mt": "1"},
     "libsvtav1": {"preset": "6"},

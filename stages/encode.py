@@ -1,7 +1,7 @@
 """Encode: one rendered segment → one file, the same bytes however the clip was cut into segments.
 
-The encoder starts afresh every ``keyframe_interval`` frames of a shot, in one thread and
-with no version or time stamps, so that a chunk's packets depend on its frames alone. A segment file is
+The encoder starts afresh every ``keyframe_interval`` frames of a shot, with a fixed number of threads
+and no version or time stamps, so that a chunk's packets depend on its frames alone. A segment file is
 Matroska with the frames evenly spaced: only their order counts, ``pipeline.finish`` sets the times.
 Segments of a folder of frames are folders of files with the input's names.
 """
@@ -31,9 +31,8 @@ from .colour import Colour, colour_of_clip, is_rgb
 from .compose import compose, compose_array
 from .records import F32, U8, ClipInfo, Frame, Segment
 
-# Fixed, as x264's output depends on it; one, as from three on small pictures came out differently now
-# and then. Segments are encoded side by side instead.
-_THREADS = 1
+# Fixed, as the output depends on it. Segments are encoded side by side instead.
+_THREADS = 2
 _ROOM = 64  # frames of room for reordering, so that decoding times never precede zero
 
 

@@ -15,17 +15,15 @@ from typing import cast
 import cv2
 import numpy as np
 
-from ..colour_match import low_frequencies
+from ..colour_match import match_colour
 from ..records import F32, F64, U8, SourceFace
 from .features import feature_points
 from .manifest import ParserEntry
 
 ANCHORS = np.array([[x, y] for y in (0.0, 0.5, 1.0) for x in (0.0, 0.5, 1.0) if (x, y) != (0.5, 0.5)])
-LIGHT_SIGMA = 20.0  # pixels of a 256 crop: what is slower than this is light and skin tone
 MISFIT = (0.14, 0.30)  # in eye distances
 STIFFNESS = 0.02  # lets the spline miss a noisy point rather than fold
 EXPRESSIVE = ("eyes", "lips", "mouth")
-GAIN = (0.6, 1.15)  # of the source's contrast: a studio light does not belong in every room
 GRID = 8  # pixels between the points at which the bending is evaluated
 
 
@@ -87,11 +85,6 @@ def openings(parse: F32, names: Sequence[str]) -> F32:
     seen = np.clip(sum((parse[names.index(n)] for n in ("eyes", "mouth") if n in names), np.zeros(1)), 0, 1)
     grown = cv2.dilate(cv2.GaussianBlur(seen.astype(np.float32), (0, 0), 1.0 * size / 256), np.ones((3, 3)))
     return cast(F32, np.clip(cv2.GaussianBlur(grown, (0, 0), 1.5 * size / 256) * 1.25, 0, 1))
-
-
-def contrast(detail: F32, weight: F32) -> float:
-    """RMS of ``detail`` (S, S, 3) over the pixels that ``weight`` (S, S) counts."""
-    return float(np.sqrt((detail**2 * weight[..., None]).sum() / max(3 * float(weight.sum()), 1e-6)))
 
 
 def pose_fit(source: F32, target: F32) -> float:
@@ -156,10 +149,7 @@ class SourceStart:
         face = cv2.remap(self.image, mx, my, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         inside = cv2.remap(self.probability, mx, my, cv2.INTER_LINEAR) * mask
         own = target.astype(np.float32)
-        sigma = LIGHT_SIGMA * size / 256
-        own_light, face_light = low_frequencies(own, mask, sigma), low_frequencies(face, inside, sigma)
-        gain = contrast(own - own_light, mask) / max(contrast(face - face_light, inside), 1e-3)
-        lit = own_light + (face - face_light) * float(np.clip(gain, *GAIN))
+        lit = match_colour(np.clip(face, 0, 255)[None], target[None], inside[None], 1.0)[0]
         bent = np.stack([cv2.remap(p, mx, my, cv2.INTER_LINEAR) for p in self.parse])
         differs = disagreement(bent, own_parse, self.parser.classes)
         kept = np.clip(keep * np.maximum(differs, openings(own_parse, self.parser.classes)), 0, 1)

@@ -31,6 +31,14 @@ def write_atomic(path: Path, text: str) -> None:
         raise OutputError(f"{path}: can't be written: {error.strerror or error}") from error
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """The same bytes under another name; OutputError if that fails."""
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise OutputError(f"{target}: can't be written: {error.strerror or error}") from error
+
+
 def sha256_of(path: Path, files: Sequence[str] | None = None) -> str:
     """SHA-256 of a file, or of a folder: over its files' (or ``files``') names and hashes."""
     if not path.is_dir():

@@ -186,6 +186,16 @@ class Stopwatch:
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
 
 
+def peak_memory() -> int:
+    """Bytes of main memory that the process held at most; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # pragma: no cover - Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def clock(seconds: float) -> str:
     """``4.2 s``, ``3:07`` or ``1:02:09``."""
     if seconds < 60:

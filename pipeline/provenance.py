@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..configs import Settings
 from ..stages.swap.manifest import Pack
 from .files import sha256_of, write_atomic
 from .job import Identity
+
+if TYPE_CHECKING:
+    from ..stages.swap.networks import Networks
 
 # https://cv.iptc.org/newscodes/digitalsourcetype/ : a composite in which some part is synthetic.
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -96,3 +99,12 @@ def record(
 def write_record(path: Path, values: dict[str, Any]) -> None:
     """Write ``OUT.json`` atomically; OutputError if that fails."""
     write_atomic(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def describe_device(networks: Networks) -> str:
+    """``cpu``, or the GPU's name."""
+    if networks.device.type != "cuda":
+        return str(networks.device)
+    import torch
+
+    return f"{networks.device}: {torch.cuda.get_device_name(networks.device)}"

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from ..errors import FaceError, Interrupted, SettingsError
-from .files import sha256_of
+from ..errors import FaceError, Interrupted, JobError, SettingsError
+from .files import copy_file, sha256_of
 from .job import Done, Identity, Job
 from .local import run_segments
 from .plan import Plan, frame_ranges
-from .progress import Listener, Silent, Stopwatch
-from .provenance import container_tags, record, report_path, write_record
+from .progress import Listener, Silent, Stopwatch, peak_memory
+from .provenance import container_tags, describe_device, record, report_path, write_record
 from .request import Summary, SwapRequest
 from .target import (
     check_container,
@@ -28,6 +27,8 @@ from .target import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..stages.records import ClipInfo, SourceFace
     from ..stages.swap.manifest import Pack
     from ..stages.swap.networks import Networks
@@ -150,13 +151,14 @@ class _Run:
         else:
             self.listener.log(f"going on with the job in {self.job_folder}")
             plan = replace(plan, clip=info)
-        if plan.sources:
-            done, resumed = self._render(plan, job, networks, source)
+        device = describe_device(networks)
+        with staged(self.output) as part:
+            done: list[Done] = []
+            resumed = 0
+            if plan.sources or not self._copied(plan, part):
+                done, resumed = self._render(plan, job, networks, source)
             swapped = frame_ranges(f for d in done for a, b in d.swapped for f in range(a, b + 1))
-        else:
-            done, resumed, swapped = [], 0, []
-        device = _describe(networks)
-        self._finish(plan, pack, job, done, swapped, device)
+            self._finish(plan, pack, job, done, swapped, device, part)
         return Summary(
             output=self.output,
             report=self.report,
@@ -168,7 +170,7 @@ class _Run:
             seconds={k: round(v, 3) for k, v in self.watch.seconds.items()},
             warnings=tuple(self.warnings),
             device=device,
-            peak_memory=_peak_memory(),
+            peak_memory=peak_memory(),
         )
 
     def _source(self, pack: Pack, networks: Networks) -> SourceFace:
@@ -217,16 +219,42 @@ class _Run:
         after = job.finished(plan)
         return [after[s.index] for s in plan.segments], len(before)
 
+    def _copied(self, plan: Plan, part: Path) -> bool:
+        """Copy a clip without a face, its coded frames included; False if only encoding will do."""
+        from .finish import join
+
+        clip, request = plan.clip, self.request
+        if clip.kind != "video" or request.start is not None or request.end is not None:
+            return False
+        if clip.path.suffix.lower() == part.suffix.lower():
+            copy_file(clip.path, part)
+            return True
+        try:
+            messages = join(clip, [clip.path], part, {}, overwrite=False) if clip.rotation == 0 else None
+        except (JobError, SettingsError):  # its packets are no frames, or the container doesn't take them
+            return False
+        for message in messages or ():
+            self._warn(message)
+        return messages is not None
+
     def _finish(
-        self, plan: Plan, pack: Pack, job: Job, done: list[Done], swapped: list[tuple[int, int]], device: str
+        self,
+        plan: Plan,
+        pack: Pack,
+        job: Job,
+        done: list[Done],
+        swapped: list[tuple[int, int]],
+        device: str,
+        part: Path,
     ) -> None:
+        """Join the segments (if the output isn't made yet), write the record, put both in place."""
         from .finish import join
 
         request = self.request
         self.listener.start("finish", plan.clip.frames)
-        tags = container_tags(pack) if swapped else {}
-        with staged(self.output) as part, staged(self.report) as record_part:
-            with self.watch.time("finish"):
+        with staged(self.report) as record_part, self.watch.time("finish"):
+            if done:
+                tags = container_tags(pack) if swapped else {}
                 for message in join(plan.clip, [d.path for d in done], part, tags, overwrite=False):
                     self._warn(message)
             values = record(
@@ -245,22 +273,3 @@ class _Run:
             put_in_place(record_part, self.report, overwrite=True)
         self.listener.advance("finish", plan.clip.frames)
         self.listener.finish("finish")
-
-
-def _describe(networks: Networks) -> str:
-    """``cpu``, or the GPU's name."""
-    if networks.device.type != "cuda":
-        return str(networks.device)
-    import torch
-
-    return f"{networks.device}: {torch.cuda.get_device_name(networks.device)}"
-
-
-def _peak_memory() -> int:
-    """Bytes of main memory that the process held at most; 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # pragma: no cover - Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -90,21 +91,22 @@ def check_container(output: Path, codec: str | None) -> None:
     """
     import av
 
+    from .finish import CONTAINERS, container_of
+
     if codec is None:
-        if output.suffix.lower() in (".mp4", ".mov", ".mkv", ".webm", ".gif", ".avi", ".m4v"):
+        if output.suffix.lower() in CONTAINERS:
             raise SettingsError(
                 f"--output {output}: the clip is a folder of frames, so the output is a folder too"
             )
         return
-    trial = io.BytesIO()
-    trial.name = output.name  # what FFmpeg guesses the container from
+    muxer = container_of(output)
     try:
-        with av.open(trial, "w") as container:
+        with av.open(io.BytesIO(), "w", format=muxer) as container:
             container.add_stream(codec, rate=25)
     except (ValueError, av.FFmpegError) as error:
         raise SettingsError(
-            f"--output {output}: can't be a video of codec {codec} ({error}); name it .mp4, .mov or .mkv, "
-            "or choose another codec with --set codec="
+            f"--output {output}: {muxer} can't hold codec {codec}; name it .mp4, .mov or .mkv, or choose "
+            "another codec with --set codec="
         ) from error
 
 
@@ -113,6 +115,8 @@ def staged(output: Path) -> Iterator[Path]:
     """A hidden name beside the output, of the same type, to make it under; gone afterwards."""
     part = output.with_name(f".{output.stem}.{_PART}{output.suffix}")
     remove(part)
+    for stale in output.parent.glob(f".{glob.escape(part.name)}.*"):  # of a run that was killed
+        remove(stale)
     try:
         yield part
     finally:

@@ -1,6 +1,6 @@
 """The command as users meet it: what it makes, what it says, its exit codes, what it leaves behind.
 
-One small swap (four frames, each a segment) is run to its end once; the tests that stop, break or
+One small swap (three frames, each a segment) is run to its end once; the tests that stop, break or
 resume a run compare with it.
 """
 
@@ -33,8 +33,8 @@ from ldvid.pipeline.request import Summary
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 SMALL = [
-    "--end", "0.33", "--set", "segment_frames=1", "--set", "keyframe_interval=1", "--set", "batch=1",
-    "--set", "steps=2", "--device", "cpu",
+    "--end", "0.2", "--set", "segment_frames=1", "--set", "keyframe_interval=1", "--set", "batch=1",
+    "--set", "steps=1", "--device", "cpu",
 ]  # fmt: skip
 
 
@@ -87,8 +87,8 @@ def test_a_swap_changes_the_face_and_nothing_else(
     swapped: tuple[Path, subprocess.CompletedProcess[str]], example_clip: Path
 ) -> None:
     output, _ = swapped
-    original, result = pictures(example_clip)[:4], pictures(output)
-    assert len(result) == 4
+    original, result = pictures(example_clip)[:3], pictures(output)
+    assert len(result) == 3
     for before, after in zip(original, result, strict=True):
         assert after.shape == before.shape
         difference = np.abs(after.astype(int) - before).mean(2)
@@ -109,8 +109,8 @@ def test_the_summary_is_json_on_stdout_alone(
     output, run = swapped
     summary = json.loads(run.stdout)
     assert summary["output"] == str(output)
-    assert (summary["frames"], summary["frames_swapped"], summary["faces"]) == (4, 4, 1)
-    assert (summary["segments"], summary["segments_resumed"]) == (4, 0)
+    assert (summary["frames"], summary["frames_swapped"], summary["faces"]) == (3, 3, 1)
+    assert (summary["segments"], summary["segments_resumed"]) == (3, 0)
     assert summary["device"] == "cpu"
     assert {"analyse", "swap", "encode", "finish"} <= summary["seconds"].keys()
     assert all(seconds > 0 for seconds in summary["seconds"].values())
@@ -125,7 +125,7 @@ def test_progress_is_plain_lines_without_a_terminal(
     assert len(lines) < 40
     assert "\x1b" not in swapped[1].stderr
     for stage in ("analyse", "swap", "encode", "finish"):
-        assert any(f"{stage}: 4/4 frames" in line and "frames/s" in line for line in lines)
+        assert any(f"{stage}: 3/3 frames" in line and "frames/s" in line for line in lines)
 
 
 def test_nothing_but_the_output_and_its_record_is_left(
@@ -153,8 +153,8 @@ def test_the_output_is_marked(
     assert record["source"]["sha256"] == sha256[example_face]
     assert record["output"] == {"name": "clip.swapped.mp4", "sha256": sha256[output]}
     assert record["digital_source_type"] == DIGITAL_SOURCE_TYPE
-    assert record["frames_swapped"] == [[0, 3]]
-    assert (record["seed"], record["settings"]["steps"]) == (0, 2)
+    assert record["frames_swapped"] == [[0, 2]]
+    assert (record["seed"], record["settings"]["steps"]) == (0, 1)
     assert record["pack"]["name"] == "starter"
     assert record["versions"]["ldvid"] == __version__
     assert {"torch", "av"} <= record["versions"].keys()
@@ -208,8 +208,8 @@ def test_killed_then_interrupted_then_finished_gives_the_same_bytes(
     assert str(job) in last and "same command" in last
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4", job.name], "no half-written output"
 
-    changed = ldvid(*arguments, "--set", "steps=3")
-    assert (changed.returncode, "steps: 2 → 3" in changed.stderr) == (8, True), changed.stderr
+    changed = ldvid(*arguments, "--set", "steps=2")
+    assert (changed.returncode, "steps: 1 → 2" in changed.stderr) == (8, True), changed.stderr
 
     assert (job / "segments/000000.json").stat().st_mtime_ns == kept, "a finished segment is not done again"
     last_run = ldvid(*arguments, "--json")
@@ -229,7 +229,7 @@ def test_disk_full_is_said_and_costs_nothing_done(
         resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
 
     output = tmp_path / "out.mp4"
-    arguments = ("swap", example_clip, "-s", example_face, "-o", output, *SMALL, "--set", "steps=1")
+    arguments = ("swap", example_clip, "-s", example_face, "-o", output, *SMALL)
     run = ldvid(*arguments, preexec_fn=small_files)
     assert run.returncode == 6, run.stderr
     last = run.stderr.strip().splitlines()[-1]
@@ -334,7 +334,7 @@ def test_a_copy_if_allowed_and_a_warning_if_the_source_has_two_faces(
     assert (summary["faces"], summary["frames_swapped"], summary["frames"]) == (0, 0, 24)
     warnings = " ".join(summary["warnings"])
     assert "no face" in warnings and "2 faces" in warnings and "--source-face" in warnings
-    assert packets(output) == packets(clip), "the coded frames must be the input's own"
+    assert output.read_bytes() == clip.read_bytes()
     with av.open(str(output)) as container:
         assert "digital_source_type" not in container.metadata
         assert "Altered" not in container.metadata.get("comment", "")
@@ -372,13 +372,18 @@ def test_what_is_there_is_not_overwritten(folder: Path, capsys: pytest.CaptureFi
         (["--config", "none.toml"], "none.toml"),
         (["--output", "out.txt"], "out.txt"),
         (["--output", "out.webm"], "libx264"),
-        (["--output", "out"], "--output out"),
+        (["--output", "noext"], "-o noext"),
         (["--frobnicate"], "--frobnicate"),
     ],
 )  # fmt: skip
 def test_bad_flags_are_usage_errors(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    words: str,
 ) -> None:
+    monkeypatch.chdir(folder)  # relative names lie where anything left behind would be seen
     refused(capsys, folder, ["swap", folder / "clip.mp4", "-s", folder / "face.png", *arguments], 2, words)
 
 

@@ -1,46 +1,24 @@
 """Finish: segments → the output, without encoding anything again.
 
-Times
-    Frames are shown exactly when the input shows them (in Matroska to its millisecond). A clip cut by
-    ``--start`` begins at 0; audio and subtitles move with it, whole packets from the first frame's time
-    to the last frame's end. MPEG-TS counts from an arbitrary origin: its outputs begin at 0 as well.
 The output is upright: no rotation tag. Everything is written to a temporary name beside the output and
 renamed when it is complete.
 """
 
 from __future__ import annotations
 
-import heapq
-import io
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import av
 
 from ..errors import JobError, OutputError, OutputExistsError, SettingsError
 from ..stages.records import ClipInfo
-from ..stages.scan import open_video
-
-if TYPE_CHECKING:
-    from av.container import InputContainer, OutputContainer
-    from av.packet import Packet
-    from av.stream import Stream
+from .mux import Muxer
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-_FILE_TAGS = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "rotate"})
-_STATISTICS = ("DURATION", "BPS", "NUMBER_OF_", "_STATISTICS")
-
-
-def _tags(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Tags that describe the content, not the file that held it."""
-    return {
-        k: v for k, v in metadata.items() if k.lower() not in _FILE_TAGS and not k.upper().startswith(_STATISTICS)
-    }
 
 
 def container_of(output: Path) -> str:
@@ -102,14 +80,15 @@ def join(
     """
     check_output(info, output, overwrite=overwrite)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.part")
+    replaced = output.with_name(f".{output.name}.{os.getpid()}.old")
     try:
         if info.kind == "folder":
             _collect(info, segment_paths, temporary)
             if output.is_dir():
-                shutil.rmtree(output)
+                output.rename(replaced)
             warnings: list[str] = []
         else:
-            warnings = _Muxer(info, segment_paths, temporary, container_of(output)).write(metadata)
+            warnings = Muxer(info, segment_paths, temporary, container_of(output)).write(metadata)
             with temporary.open("rb") as file, suppress(OSError):
                 os.fsync(file.fileno())
             if not overwrite and output.exists():
@@ -119,6 +98,9 @@ def join(
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise OutputError(f"{output}: can't be written: {why}") from error
     finally:
+        if replaced.is_dir() and not output.exists():
+            replaced.rename(output)  # the new one did not make it
+        shutil.rmtree(replaced, ignore_errors=True)
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
@@ -134,188 +116,3 @@ def _collect(info: ClipInfo, segment_paths: Sequence[Path], folder: Path) -> Non
     missing = set(info.files) - {f.name for f in folder.iterdir()}
     if missing:
         raise JobError(f"the segments lack {len(missing)} frames of the clip, {min(missing)} among them")
-
-
-def refusal(stream: Stream, muxer: str) -> bool:
-    """Whether the container turns the stream down: tried, on a header in memory."""
-    try:
-        with av.open(io.BytesIO(), "w", format=muxer) as trial:
-            if stream.type == "attachment":
-                return muxer != "matroska"
-            trial.add_stream_from_template(stream, opaque=True)
-            trial.start_encoding()
-    except (ValueError, av.FFmpegError):
-        return True
-    return False
-
-
-class _Muxer:
-    """One output file from segments and the input's other streams."""
-
-    def __init__(self, info: ClipInfo, paths: Sequence[Path], target: Path, muxer: str) -> None:
-        self.info, self.paths, self.target, self.muxer = info, paths, target, muxer
-        self.warnings: list[str] = []
-        self.orders = [_shown_order(p) for p in paths]
-        found = sum(map(len, self.orders))
-        if found != info.frames:
-            raise JobError(f"the segments hold {found} frames, the clip has {info.frames}; delete the job folder")
-        self.shift = Fraction(0)  # seconds taken off every time
-
-    def write(self, metadata: Mapping[str, str]) -> list[str]:
-        source, main = open_video(self.info.path)
-        with source:
-            if self.info.first_frame:
-                self.shift = self.info.timestamps[0] * self.info.time_base
-            elif source.format.name in ("mpegts", "mpeg"):
-                self.shift = Fraction(source.start_time or 0, av.time_base)
-            options = {"movflags": "+faststart+use_metadata_tags"} if self.muxer in ("mp4", "mov") else {}
-            with (
-                av.open(str(self.paths[0])) as first,
-                av.open(str(self.target), "w", format=self.muxer, container_options=options) as out,
-            ):
-                out.flags |= av.container.Flags.bitexact.value
-                video = self._add_video(out, first.streams.video[0], main)
-                copies = self._add_others(out, source, main)
-                out.metadata.update(_tags(source.metadata) | dict(metadata))
-                chapters = self._chapters(source)
-                if chapters:
-                    out.set_chapters(chapters)
-                out.start_encoding()
-                streams = [self._video_packets(video), self._other_packets(source, copies)]
-                for _, packet in heapq.merge(*streams, key=lambda item: item[0]):
-                    out.mux(packet)
-        return self.warnings
-
-    def _add_video(self, out: OutputContainer, template: Any, main: Any) -> Stream:
-        if refusal(template, self.muxer):
-            raise SettingsError(
-                f"codec {template.codec_context.name}: can't be stored in {self.muxer}; "
-                + ("use --set codec=libvpx-vp9, or another -o" if self.muxer == "webm" else "choose another -o")
-            )
-        stream = out.add_stream_from_template(template, opaque=True)
-        stream.time_base = self.info.time_base
-        if self.info.sample_aspect_ratio is not None:
-            stream.codec_context.sample_aspect_ratio = self.info.sample_aspect_ratio
-        stream.metadata.update(_tags(main.metadata))
-        stream.disposition = main.disposition
-        return stream
-
-    def _add_others(self, out: OutputContainer, source: InputContainer, main: Any) -> dict[int, Stream]:
-        copies: dict[int, Stream] = {}
-        for stream in source.streams:
-            if stream is main:
-                continue
-            kind, codec = stream.type, stream.codec_context.name if stream.codec_context else "of unknown codec"
-            if kind == "video" and not int(stream.disposition) & 0x0400:
-                self.warnings.append(f"video stream {stream.index} ({codec}): only the first is swapped; dropped")
-            elif refusal(stream, self.muxer):
-                self.warnings.append(
-                    f"{kind} stream {stream.index} ({codec}) can't be stored in {self.muxer}: dropped"
-                )
-            else:
-                copy = out.add_stream_from_template(stream, opaque=True)
-                copy.metadata.update(_tags(stream.metadata))
-                copy.disposition = stream.disposition
-                copies[stream.index] = copy
-        return copies
-
-    # times
-
-    def _time(self, index: int) -> int:
-        """Ticks at which frame ``index`` is shown; before frame 0 it goes on evenly."""
-        base = self.info.time_base
-        origin = self.info.timestamps[max(index, 0)] - round(self.shift / base)
-        return origin + min(index, 0) * max(1, self.info.durations[0])
-
-    def _video_packets(self, stream: Stream) -> Iterator[tuple[Fraction, Packet[Any]]]:
-        """Packets in decoding order. Decoding times follow the frames' own rhythm, late by the
-        encoder's reordering, so that they increase and never pass the time a frame is shown."""
-        delay, before = 0, 0
-        for order in self.orders:
-            delay = max([delay, *(n - p for n, p in enumerate(order))])
-        for path, order in zip(self.paths, self.orders, strict=True):
-            with av.open(str(path)) as segment:
-                packets = (p for p in segment.demux(video=0) if p.size)
-                for n, packet in enumerate(packets):
-                    shown = before + order[n]
-                    packet.stream, packet.time_base = stream, self.info.time_base
-                    packet.pts, packet.dts = self._time(shown), self._time(before + n - delay)
-                    packet.duration = self.info.durations[shown]
-                    yield packet.dts * self.info.time_base, packet
-            before += len(order)
-
-    def _end(self) -> Fraction | None:
-        """The last frame's end in the input's seconds, if the input goes on after it."""
-        info = self.info
-        source, main = open_video(info.path)
-        with source, suppress(av.FFmpegError):
-            for other in source.streams:
-                if other is not main:
-                    other.discard = av.stream.Discard.all
-            count = 0
-            for packet in source.demux(main):
-                count += bool(packet.size) and not packet.is_discard
-                if count > info.first_frame + info.frames:
-                    return (info.timestamps[-1] + info.durations[-1]) * info.time_base
-        return None
-
-    def _other_packets(
-        self, source: InputContainer, copies: dict[int, Stream]
-    ) -> Iterator[tuple[Fraction, Packet[Any]]]:
-        if not copies:
-            return
-        begin = self.shift if self.info.first_frame else None
-        end = self._end()
-        latest: dict[int, Fraction] = {}
-        try:
-            for packet in source.demux([s for s in source.streams if s.index in copies]):
-                at = packet.pts if packet.pts is not None else packet.dts
-                if not packet.size or at is None:
-                    continue
-                base, index = packet.time_base, packet.stream.index
-                picture = packet.stream.type == "video"  # a cover, wherever it lies
-                seconds = at * base
-                if not picture and ((begin is not None and seconds < begin) or (end is not None and seconds >= end)):
-                    continue
-                ticks = round(self.shift / base) if not picture else 0
-                packet.pts = None if packet.pts is None else packet.pts - ticks
-                packet.dts = None if packet.dts is None else packet.dts - ticks
-                packet.stream = copies[index]
-                # heapq.merge wants each run sorted; streams are interleaved only roughly.
-                latest[0] = max(latest.get(0, seconds), seconds)
-                yield latest[0] - self.shift, packet
-        except av.FFmpegError as error:
-            self.warnings.append(f"{self.info.path}: audio and subtitles end early: {error.strerror}")
-
-    def _chapters(self, source: InputContainer) -> list[Any]:
-        """The input's chapters, cut and moved with the frames."""
-        if not (chapters := source.chapters()):
-            return []
-        info, kept = self.info, []
-        last = (info.timestamps[-1] + info.durations[-1]) * info.time_base - self.shift
-        end = last if self._end() is not None else None
-        for chapter in chapters:
-            base = chapter["time_base"] or Fraction(1, 1000)
-            low, high = (chapter[k] * base - self.shift for k in ("start", "end"))
-            if (self.info.first_frame and high <= 0) or (end is not None and low >= end):
-                continue
-            low = max(low, Fraction(0)) if self.info.first_frame else low
-            high = min(high, end) if end is not None else high
-            kept.append({**chapter, "start": round(low / base), "end": round(high / base)})
-        return kept
-
-
-def _shown_order(path: Path) -> list[int]:
-    """Per packet of a segment, in decoding order, the place of its frame in the order shown."""
-    try:
-        with av.open(str(path)) as segment:
-            times = [p.pts for p in segment.demux(video=0) if p.size]
-    except (av.FFmpegError, OSError, IndexError) as error:
-        raise JobError(f"{path}: the segment can't be read back ({error}); delete it and run again") from error
-    if any(t is None for t in times):
-        raise JobError(f"{path}: the segment states no times; delete it and run again")
-    rank = {t: i for i, t in enumerate(sorted(t for t in times if t is not None))}
-    return [rank[t] for t in times if t is not None]
-
-
-__all__ = ["CONTAINERS", "check_output", "container_of", "join", "refusal"]

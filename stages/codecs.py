@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import cast
 
 import av
 from av.codec.codec import Codec
@@ -152,4 +151,4 @@ def choose_pix_fmt(codec: Codec, wanted: str | None, info: ClipInfo) -> str:
             return candidate
     if not fitting:
         raise SettingsError(f"codec {codec.name}: can't hold {info.width}×{info.height}; try {_SUGGESTED[0]}")
-    return cast(str, fitting[0])
+    return fitting[0]

@@ -133,7 +133,7 @@ def planes(frame: av.VideoFrame) -> list[Plane]:
         if not components:  # a palette
             continue
         n, w, h = len(components), components[0].width, components[0].height
-        rows = np.frombuffer(plane, np.uint8)[: plane.line_size * h].reshape(h, plane.line_size)
+        rows = np.frombuffer(cast(Any, plane), np.uint8)[: plane.line_size * h].reshape(h, plane.line_size)
         view = rows[:, : w * n * dtype.itemsize].view(dtype)
         views.append(view if n == 1 else view.reshape(h, w, n))
     return views

@@ -45,9 +45,7 @@ def _box(mask: F32) -> tuple[int, int, int, int] | None:
         return None
     h, w = mask.shape
     y0, x0 = (max(0, (int(v[0]) // _ALIGN - 1) * _ALIGN) for v in (rows, columns))
-    y1, x1 = (
-        min(n, (int(v[-1]) // _ALIGN + 2) * _ALIGN) for v, n in ((rows, h), (columns, w))
-    )
+    y1, x1 = (min(n, (int(v[-1]) // _ALIGN + 2) * _ALIGN) for v, n in ((rows, h), (columns, w)))
     return y0, y1, x0, x1
 
 

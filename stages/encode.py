@@ -92,7 +92,8 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
 
 
 class EncodeStage:
@@ -143,7 +144,7 @@ class EncodeStage:
         context.width, context.height, context.pix_fmt = info.width, info.height, o.pix_fmt
         context.framerate, context.time_base = info.rate, 1 / info.rate
         context.gop_size, context.thread_count, context.bit_rate = o.keyframe_interval, _THREADS, 0
-        context.flags |= Flags.global_header | Flags.bitexact | Flags.closed_gop
+        context.flags |= int(Flags.global_header | Flags.bitexact | Flags.closed_gop)
         context.options = quality_options(find_encoder(o.codec), o.quality)[1]
         if info.sample_aspect_ratio is not None:
             context.sample_aspect_ratio = info.sample_aspect_ratio
@@ -166,7 +167,7 @@ class EncodeStage:
         interval, n = self.options.keyframe_interval, len(item.frames)
         step = max(Fraction(1000) / self.info.rate, Fraction(1))  # milliseconds, Matroska's clock
         with av.open(str(path), "w", format="matroska") as container:
-            container.flags |= av.container.Flags.bitexact.value
+            container.flags |= cast(int, av.container.Flags.bitexact.value)
             stream = container.add_stream(self.options.codec, rate=self.info.rate)
             context = cast(VideoCodecContext, stream.codec_context)
             self._configure(context)

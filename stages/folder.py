@@ -93,8 +93,12 @@ def scan_folder(path: Path) -> ClipInfo:
 def _to_rgb(image: Image.Image) -> U8:
     """Any mode as RGB; transparency is laid on white, 16 bits are scaled to 8."""
     if image.mode.startswith("I;16") or image.mode == "I":
-        return cast(U8, np.repeat((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255)[..., None], 3, 2)
-                    .astype(np.uint8))
+        return cast(
+            U8,
+            np.repeat((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255)[..., None], 3, 2).astype(
+                np.uint8
+            ),
+        )
     if image.mode == "F":
         return np.repeat(np.clip(np.asarray(image), 0, 255).astype(np.uint8)[..., None], 3, 2)
     if "A" in image.getbands() or "transparency" in image.info:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,18 +37,19 @@ def _trim(info: ClipInfo, start: float | None, end: float | None) -> ClipInfo:
     """The frames shown from ``start`` on and before ``end``, in seconds after the first frame."""
     origin = info.timestamps[0]
     length = (info.timestamps[-1] + info.durations[-1] - origin) * info.time_base
+    low = Fraction(str(start or 0))
+    high = length if end is None else Fraction(str(end))
     shown = f"the clip is {float(length):.3f} s long"
-    if start is not None and not 0 <= start < length:
-        raise InputError(f"--start {start:g}: out of range; {shown}")
-    if end is not None and not 0 < end <= length + max(info.durations) * info.time_base:
+    if end is not None and high <= low:
+        raise InputError(f"--end {end:g}: must be later than --start {start or 0:g}")
+    if end is not None and high > length + max(info.durations) * info.time_base:
         raise InputError(f"--end {end:g}: out of range; {shown}")
-    if start is not None and end is not None and end <= start:
-        raise InputError(f"--end {end:g}: must be later than --start {start:g}")
-    low = Fraction(str(start or 0)) - _TOLERANCE
-    high = length if end is None else Fraction(str(end)) - _TOLERANCE
+    low, high = low - _TOLERANCE, high - _TOLERANCE
     inside = [i for i, t in enumerate(info.timestamps) if low <= (t - origin) * info.time_base < high]
+    if start is not None and (start < 0 or low > (info.timestamps[-1] - origin) * info.time_base):
+        raise InputError(f"--start {start:g}: out of range; {shown}")
     if not inside:
-        raise InputError(f"--start {start or 0:g} --end {end:g}: no frame is shown in between; {shown}")
+        raise InputError(f"--start {start or 0:g} --end {end:g}: no frame is shown in between")
     i, j = inside[0], inside[-1] + 1
     return replace(
         info,
@@ -70,7 +72,9 @@ def _describe(path: Path, container: InputContainer, stream: VideoStream) -> Cli
     context = stream.codec_context
     rotation = round(-frame.rotation / 90) * 90 % 360
     turned, sar = rotation in (90, 270), context.sample_aspect_ratio
-    skewed = (f"the picture is turned by {-frame.rotation}°: taken as {rotation}°",) if frame.rotation % 90 else ()
+    skewed = (
+        (f"the picture is turned by {-frame.rotation}°: taken as {rotation}°",) if frame.rotation % 90 else ()
+    )
     return ClipInfo(
         path=path,
         kind="video",
@@ -139,7 +143,7 @@ def probe(path: Path, *, start: float | None = None, end: float | None = None) -
     elif not scan.regular or info.codec not in PACKET_IS_FRAME:
         decoded = scan_frames(path)
         times = [t for t in decoded if t is not None]
-        if len(times) < len(decoded) or any(a >= b for a, b in zip(times, times[1:], strict=False)):
+        if len(times) < len(decoded) or any(a >= b for a, b in pairwise(times)):
             return _trim(_evenly_spaced(info, len(decoded), base), start, end)
         after = max(after, times[-1] + 1)
     return _trim(replace(info, timestamps=tuple(times), durations=_durations(times, after)), start, end)

@@ -18,7 +18,24 @@ if TYPE_CHECKING:
 
 # Codecs whose every packet, in any container, gives exactly one frame.
 PACKET_IS_FRAME = frozenset(
-    "h264 hevc vvc vp9 av1 libdav1d mpeg4 mjpeg prores dnxhd ffv1 gif png qtrle rawvideo huffyuv utvideo".split()
+    {
+        "h264",
+        "hevc",
+        "vvc",
+        "vp9",
+        "av1",
+        "libdav1d",
+        "mpeg4",
+        "mjpeg",
+        "prores",
+        "dnxhd",
+        "ffv1",
+        "gif",
+        "png",
+        "qtrle",
+        "rawvideo",
+        "huffyuv",
+    }
 )
 _ATTACHED_PICTURE = 0x0400
 
@@ -49,6 +66,8 @@ def open_video(path: Path) -> tuple[InputContainer, VideoStream]:
     except PermissionError as error:
         raise InputError(f"{path}: no permission to read it") from error
     except (av.FFmpegError, OSError, ValueError) as error:
+        if path.is_file() and isinstance(error, av.EOFError) and path.stat().st_size:
+            raise InputError(f"{path}: the video holds no frames") from error
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty") from error
         with path.open("rb") as file:

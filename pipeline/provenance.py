@@ -69,7 +69,7 @@ def record(
     inclusive ranges of frames, empty when nothing was (then the file is not marked as altered)."""
     altered = bool(swapped)
     return {
-        "notice": notice(pack) if altered else "Not altered: no face was found; the streams are the input's.",
+        "notice": notice(pack) if altered else "Not altered: no face was found.",
         "digital_source_type": DIGITAL_SOURCE_TYPE if altered else None,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "input": {

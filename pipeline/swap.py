@@ -210,11 +210,13 @@ class _Run:
         todo = [s for s in plan.segments if s.index not in finished]
         before = [d.segment for d in finished.values()]
         faces = [sum(len(t.frames) for t in plan.swapped_tracks(s)) for s in before]
-        self.listener.start("swap", plan.swapped_frames(), sum(faces))
+        if plan.sources:
+            self.listener.start("swap", plan.swapped_frames(), sum(faces))
         self.listener.start("encode", plan.clip.frames, sum(s.stop - s.start for s in before))
         renderer = Renderer(job, plan, self.settings, networks, source, self.listener, self.watch)
         run_segments(todo, renderer.load, renderer.swap, renderer.write)
-        self.listener.finish("swap")
+        if plan.sources:
+            self.listener.finish("swap")
         self.listener.finish("encode")
         after = job.finished(plan)
         return [after[s.index] for s in plan.segments], len(before)

@@ -51,7 +51,13 @@ def command_line() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def ldvid(command_line: list[str]) -> Command:
+def environment() -> dict[str, str]:
+    """For commands in a process of their own: one thread each, so that a busy machine slows them little."""
+    return {**os.environ, "COLUMNS": "100", "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def ldvid(command_line: list[str], environment: dict[str, str]) -> Command:
     """Runs ``ldvid ARGS`` in a process of its own, as a user would; returns what it said and its code."""
 
     def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
@@ -61,7 +67,7 @@ def ldvid(command_line: list[str]) -> Command:
             text=True,
             check=False,
             timeout=300,
-            env={**os.environ, "COLUMNS": "100", "PYTHONPATH": ""},
+            env=environment,
             **options,  # type: ignore[call-overload]
         )
         return done

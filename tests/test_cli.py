@@ -177,6 +177,7 @@ def test_killed_then_interrupted_then_finished_gives_the_same_bytes(
     swapped: tuple[Path, subprocess.CompletedProcess[str]],
     ldvid: Command,
     command_line: list[str],
+    environment: dict[str, str],
     example_clip: Path,
     example_face: Path,
     tmp_path: Path,
@@ -186,8 +187,9 @@ def test_killed_then_interrupted_then_finished_gives_the_same_bytes(
     arguments = ["swap", str(clip), "--source", str(example_face), *SMALL]
 
     def start() -> subprocess.Popen[str]:
+        command = [*command_line, *arguments]
         return subprocess.Popen(
-            [*command_line, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
 
     first = start()

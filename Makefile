@@ -28,8 +28,8 @@ check: $(VENV)/.dev.stamp
 	cd build/mypy && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" $(TYPED)
 	$(BIN)/pytest
 
-bench: $(VENV)/.run.stamp
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.dev.stamp
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean:
 	rm -rf out build

@@ -106,31 +106,32 @@ class Muxer:
         stream.time_base = self.info.time_base
         if self.info.sample_aspect_ratio is not None:
             stream.codec_context.sample_aspect_ratio = self.info.sample_aspect_ratio
-            codec = template.codec_context.name
-            if self.muxer in ("matroska", "webm") and codec not in ("h264", "hevc"):
-                if self.info.sample_aspect_ratio != 1:
-                    # These codecs don't carry it, and the muxer is not told it.
-                    self.warnings.append(
-                        f"the pixels' aspect ratio {self.info.sample_aspect_ratio} is lost with {codec} in "
-                        f"{self.muxer}; an .mp4 keeps it"
-                    )
+            self._check_aspect(template.codec_context.name)
         stream.metadata.update(_tags(main.metadata))
         stream.disposition = main.disposition
         return cast("Stream", stream)
+
+    def _check_aspect(self, codec: str) -> None:
+        aspect = self.info.sample_aspect_ratio
+        if aspect != 1 and self.muxer in ("matroska", "webm") and codec not in ("h264", "hevc"):
+            # These codecs don't carry it, and the muxer is not told it.
+            self.warnings.append(
+                f"the pixels' aspect ratio {aspect} is lost with {codec} in {self.muxer}; an .mp4 keeps it"
+            )
 
     def _add_others(self, out: OutputContainer, source: InputContainer, main: Any) -> dict[int, Stream]:
         copies: dict[int, Stream] = {}
         for stream in source.streams:
             if stream is main:
                 continue
-            kind, codec = (
-                stream.type,
-                stream.codec_context.name if stream.codec_context else "of unknown codec",
-            )
+            kind, context = stream.type, stream.codec_context
+            codec = context.codec.canonical_name if context else "unknown codec"
             if kind == "video" and not int(stream.disposition) & 0x0400:
                 self.warnings.append(
                     f"video stream {stream.index} ({codec}): only the first is swapped; dropped"
                 )
+            elif kind == "data" and "mov" in source.format.name and source.chapters():
+                continue  # the track that holds the chapters, which are kept
             elif refusal(stream, self.muxer):
                 self.warnings.append(
                     f"{kind} stream {stream.index} ({codec}) can't be stored in {self.muxer}: dropped"
@@ -158,7 +159,7 @@ class Muxer:
             delay = max([delay, *(n - p for n, p in enumerate(order))])
         for path, order in zip(self.paths, self.orders, strict=True):
             with av.open(str(path)) as segment:
-                packets = (p for p in segment.demux(video=0) if p.size)
+                packets: Iterator[Any] = (p for p in segment.demux(video=0) if p.size)
                 for n, packet in enumerate(packets):
                     shown = before + order[n]
                     packet.stream, packet.time_base = stream, self.info.time_base
@@ -172,9 +173,9 @@ class Muxer:
         info = self.info
         source, main = open_video(info.path)
         with source, suppress(av.FFmpegError):
-            for other in source.streams:
-                if other is not main:
-                    other.discard = av.stream.Discard.all
+            others: list[Any] = [s for s in source.streams if s is not main]
+            for other in others:
+                other.discard = av.stream.Discard.all
             count = 0
             for packet in source.demux(main):
                 count += bool(packet.size) and not packet.is_discard

@@ -9,6 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ldvid.stages.detect import open_detector
+from ldvid.stages.records import SourceFace
+from ldvid.stages.source import load_source
+from ldvid.stages.swap.manifest import Pack, open_pack
+from ldvid.stages.swap.networks import Networks
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVELOPMENT_DATA = ROOT.parent / "shared"
@@ -73,3 +78,24 @@ def ldvid(command_line: list[str], environment: dict[str, str]) -> Command:
         return done
 
     return run
+
+
+@pytest.fixture(scope="session")
+def pack() -> Pack:
+    """The embedded pack, verified."""
+    return open_pack("starter")
+
+
+@pytest.fixture(scope="session")
+def networks(pack: Pack) -> Networks:
+    """All its networks on the CPU."""
+    return Networks.load(pack, "cpu")
+
+
+@pytest.fixture(scope="session")
+def faces(pack: Pack, networks: Networks, example_face: Path) -> tuple[SourceFace, SourceFace]:
+    """The two example portraits as aligned sources."""
+    detector = open_detector(pack, 0.6)
+    paths = (example_face, example_face.with_name("face-2.png"))
+    one, two = (load_source(p, pack, detector, networks.embed, None)[0] for p in paths)
+    return one, two

@@ -117,7 +117,9 @@ class Networks:
             raise PackError(f"pack {m.name}: its weights can't be loaded: {error}") from error
         frozen = DTYPES[dtype]
         for net in (autoencoder, unet, parser, identity):
-            net.to(place, frozen, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+            # Module.to itself: diffusers' own warns about a cast that is none.
+            nn.Module.to(net, place, frozen, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            net.eval().requires_grad_(False)
         if preview is not None:
             preview.to(place, frozen, memory_format=torch.channels_last)  # type: ignore[call-overload]
         s = m.schedule

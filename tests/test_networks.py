@@ -1,0 +1,137 @@
+"""The pack and its networks: what is checked at load, and that each does what its reference does."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from ldvid.errors import PackError, SettingsError
+from ldvid.stages.decode import read_picture
+from ldvid.stages.swap.manifest import EMBEDDED, Pack, find_pack, open_pack
+from ldvid.stages.swap.networks import Networks, resolve_device, to_tensor
+
+
+@pytest.fixture(scope="module")
+def portraits(example_face: Path) -> torch.Tensor:
+    """Both example portraits, (2, 3, 256, 256) in [0, 1]."""
+    files = (example_face, example_face.with_name("face-2.png"))
+    small = [cv2.resize(read_picture(f), (256, 256), interpolation=cv2.INTER_AREA) for f in files]
+    return to_tensor(np.stack(small), torch.device("cpu"))
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the embedded pack that a test may damage."""
+    return Path(shutil.copytree(EMBEDDED / "starter", tmp_path / "starter"))
+
+
+def test_packs_are_found_by_name_by_path_and_in_the_users_folder(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_pack("starter") == (EMBEDDED / "starter").resolve()
+    assert find_pack(str(copy)) == copy.resolve()
+    monkeypatch.setenv("LDVID_HOME", str(copy.parent.parent))
+    copy.parent.rename(copy.parent.parent / "packs")
+    mine = copy.parent.parent / "packs" / "starter"
+    mine.rename(mine.with_name("mine"))
+    assert find_pack("mine") == mine.with_name("mine").resolve()
+    with pytest.raises(PackError, match=r"--pack other: no such pack; there are mine, starter"):
+        find_pack("other")
+
+
+def test_one_changed_byte_is_refused(copy: Path) -> None:
+    weights = copy / "taef2_preview.safetensors"
+    weights.chmod(0o644)
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(PackError, match="taef2_preview.safetensors is not the file the manifest names"):
+        open_pack(str(copy))
+
+
+def test_a_missing_file_and_a_broken_manifest_are_named(copy: Path) -> None:
+    (copy / "fr_feature.onnx").unlink()
+    with pytest.raises(PackError, match=r"fr_feature\.onnx is missing"):
+        open_pack(str(copy))
+    (copy / "pack.toml").write_text("name = 'x'\n", encoding="utf-8")
+    with pytest.raises(PackError, match="not a valid manifest"):
+        open_pack(str(copy))
+
+
+def test_files_are_small_enough_and_never_pickled(pack: Pack) -> None:
+    files = [f for f in pack.folder.iterdir() if f.suffix not in {".toml", ".md", ".py"} and f.is_file()]
+    weights = [f for f in files if not f.name.startswith("LICENSE")]
+    assert {f.name for f in weights} == set(pack.manifest.files)
+    assert {f.suffix for f in weights} == {".safetensors", ".onnx"}
+    assert max(f.stat().st_size for f in weights) < 50e6
+    assert all(entry.licence and entry.source for entry in pack.manifest.files.values())
+
+
+def test_no_cuda_is_said() -> None:
+    if torch.cuda.is_available():
+        assert resolve_device("cuda").type == "cuda"
+    else:
+        with pytest.raises(SettingsError, match="--device cuda"):
+            resolve_device("cuda")
+
+
+@torch.no_grad()
+def test_the_autoencoder_reconstructs_portraits(networks: Networks, portraits: torch.Tensor) -> None:
+    rebuilt = networks.decode(networks.encode(portraits)).clamp(0, 1)
+    psnr = -10 * torch.log10(((rebuilt - portraits) ** 2).mean((1, 2, 3)))
+    # Grain and hair cost face-2.png a little; ten generated portraits average 31.7 dB.
+    assert psnr.mean() > 30 and psnr.min() > 29.5, psnr
+
+
+@torch.no_grad()
+def test_the_preview_is_the_small_picture(networks: Networks, portraits: torch.Tensor) -> None:
+    latent = networks.encode(portraits)
+    small, full = networks.decode_preview(latent), networks.decode(latent)
+    assert small.shape[-1] * 2 == full.shape[-1]
+    psnr = -10 * torch.log10(((small - F.avg_pool2d(full, 2)) ** 2).mean((1, 2, 3)))
+    assert psnr.min() > 28, psnr
+
+
+@torch.no_grad()
+def test_identity_equals_onnxruntime(networks: Networks, pack: Pack) -> None:
+    x = torch.rand(3, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        str(pack.path(pack.manifest.identity.file)), options, providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+    wanted = np.concatenate([session.run(None, {name: x[i : i + 1].numpy()})[0] for i in range(3)])
+    np.testing.assert_allclose(networks.identity(x).numpy(), wanted.reshape(3, -1), atol=1e-4)
+
+
+def test_identity_has_a_gradient(networks: Networks) -> None:
+    x = torch.rand(2, 3, 112, 112, requires_grad=True)
+    (gradient,) = torch.autograd.grad(networks.embed_aligned(x)[:, 0].sum(), x)
+    assert torch.isfinite(gradient).all()
+    assert (gradient.abs().amax((1, 2, 3)) > 0).all()
+
+
+@torch.no_grad()
+def test_the_parser_knows_a_face(networks: Networks, portraits: torch.Tensor) -> None:
+    parse = networks.parse(portraits)
+    assert parse.shape == (2, len(networks.manifest.parser.classes), 256, 256)
+    torch.testing.assert_close(parse.sum(1), torch.ones(2, 256, 256))
+    seen = parse.mean((2, 3))
+    for name in ("skin", "brows", "eyes", "nose", "lips", "hair"):
+        assert (seen[:, networks.manifest.parser.classes.index(name)] > 0.002).all(), name
+
+
+def test_embeddings_tell_people_apart_and_know_one_again(networks: Networks, portraits: torch.Tensor) -> None:
+    images = (portraits * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    mirrored = np.ascontiguousarray(images[:, :, ::-1])
+    one, other = networks.embed(images), networks.embed(mirrored)
+    np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, atol=1e-5)
+    assert (one * other).sum(1).min() > 0.5
+    assert float(one[0] @ one[1]) < 0.4

@@ -1,0 +1,174 @@
+"""Algorithm 1: its equations, against references and by property."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+from ldvid.configs import GuidanceTerm
+from ldvid.errors import SettingsError
+from ldvid.stages.records import SourceFace
+from ldvid.stages.swap.blend import at_level, blend, downsample_mask
+from ldvid.stages.swap.guidance import Context, arcface_theta, build_terms
+from ldvid.stages.swap.networks import Networks, to_tensor
+from ldvid.stages.swap.noise import latent_noise
+from ldvid.stages.swap.sampler import Sampling, clean_estimate, ddim_step, guided_swap, implied_noise
+from ldvid.stages.swap.schedule import alpha_bars, stepwise, timesteps
+from torch import Tensor
+
+CPU = torch.device("cpu")
+FEW = Sampling(steps=3, start_level=0.4, preview=True)
+
+
+@pytest.fixture(scope="module")
+def context(networks: Networks, faces: tuple[SourceFace, SourceFace]) -> Context:
+    """Two portraits as targets, each to become the other."""
+    target = to_tensor(np.stack([f.image for f in faces]), CPU)
+    with torch.no_grad():
+        parse = networks.parse(target)
+    mask = torch.zeros(2, 1, 256, 256)
+    mask[:, :, 64:232, 56:200] = 1
+    landmarks = np.stack([f.landmarks for f in faces])
+    source = torch.from_numpy(np.stack([f.embedding for f in reversed(faces)]))
+    theta = arcface_theta(landmarks, networks.identity_template(), 256, 112)
+    return Context(networks, source, target, parse, mask, theta)
+
+
+@pytest.fixture(scope="module")
+def z0(context: Context) -> Tensor:
+    with torch.no_grad():
+        return context.networks.encode(context.target)
+
+
+def terms(identity: float = 1.0, segmentation: float = 0.005) -> list[GuidanceTerm]:
+    return [
+        GuidanceTerm(term="identity", scale=identity),
+        GuidanceTerm(term="segmentation", scale=segmentation),
+    ]
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_estimate_and_step_are_ddim(eta: float) -> None:
+    scheduler = DDIMScheduler(
+        num_train_timesteps=1000, beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear",
+        clip_sample=False, set_alpha_to_one=True, steps_offset=0, timestep_spacing="leading",
+    )  # fmt: skip
+    scheduler.set_timesteps(50)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    ours = alpha_bars(1000, "scaled_linear", 0.0015, 0.0195)
+    np.testing.assert_allclose(ours.numpy(), scheduler.alphas_cumprod.numpy(), atol=1e-6)
+    g = torch.Generator().manual_seed(0)
+    z, eps, fresh = (torch.randn(2, 4, 8, 8, dtype=torch.float64, generator=g) for _ in range(3))
+    t = 480
+    a, previous = scheduler.alphas_cumprod[t], scheduler.alphas_cumprod[t - 20]
+    wanted = scheduler.step(eps, t, z, eta=eta, variance_noise=fresh if eta else None)
+    clean = clean_estimate(z, eps, a)
+    torch.testing.assert_close(clean, wanted.pred_original_sample, atol=1e-5, rtol=0)
+    stepped = ddim_step(clean, eps, a, previous, eta, fresh if eta else None)
+    torch.testing.assert_close(stepped, wanted.prev_sample, atol=1e-5, rtol=0)
+    torch.testing.assert_close(implied_noise(z, clean, a), eps, atol=1e-9, rtol=0)
+
+
+@given(st.floats(0.01, 1.0), st.integers(1, 200))
+def test_timesteps_fall_from_k_to_the_bottom(level: float, steps: int) -> None:
+    values = timesteps(1000, level, steps)
+    assert values[0] == max(1, min(999, round(level * 1000)))
+    assert all(a > b for a, b in zip(values, values[1:], strict=False))
+    assert values[-1] >= 1
+    assert len(values) <= steps
+
+
+@given(st.floats(0, 0.999))
+def test_lambda_never_rises(progress: float) -> None:
+    schedule = ((0.5, 1.0), (0.8, 0.6), (1.0, 0.3))
+    assert stepwise(schedule, progress) == (1.0 if progress < 0.5 else 0.6 if progress < 0.8 else 0.3)
+    assert stepwise(((0.5, 1.0),), progress) == (1.0 if progress < 0.5 else 0.0)
+
+
+def test_noise_is_keyed_and_nothing_else() -> None:
+    def draw(**key: int) -> Tensor:
+        return latent_noise((4, 8, 8), CPU, **({"seed": 1, "track": 2, "step": 3} | key), purpose="start")  # type: ignore[arg-type]
+
+    torch.manual_seed(5)
+    first = draw()
+    torch.manual_seed(6)
+    assert torch.equal(first, draw())
+    for key in ("seed", "track", "step"):
+        assert not torch.equal(first, draw(**{key: 9})), key
+
+
+def test_a_mask_of_zero_returns_the_target_itself(context: Context, z0: Tensor) -> None:
+    m = torch.zeros(2, 1, *z0.shape[-2:])
+    z = guided_swap(context, z0, torch.zeros_like(z0), m, build_terms(terms()), replace(FEW, step_size=0.1))
+    assert torch.equal(z, z0)
+
+
+def test_outside_the_mask_every_level_is_the_targets(context: Context, z0: Tensor) -> None:
+    net = context.networks
+    m = downsample_mask(context.mask, 8)
+    noise = latent_noise(tuple(z0.shape[1:]), CPU, seed=0, track=0, purpose="start")[None]
+    ts = timesteps(1000, FEW.start_level, FEW.steps)
+    seen: list[int] = []
+
+    def check(step: int, z: Tensor) -> None:
+        alpha_bar = net.alpha_bar[ts[step + 1]] if step + 1 < len(ts) else torch.ones(())
+        outside = (m == 0).expand_as(z)
+        assert torch.equal(z[outside], at_level(z0, noise, alpha_bar)[outside])
+        assert not torch.equal(z[~outside], at_level(z0, noise, alpha_bar)[~outside])
+        seen.append(step)
+
+    guided_swap(context, z0, z0, m, build_terms(terms()), FEW, check)
+    assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize("gradient", ["clean", "full"])
+@pytest.mark.parametrize("step_size", [None, 0.2])
+def test_guidance_moves_towards_the_source(
+    context: Context, z0: Tensor, gradient: str, step_size: float | None
+) -> None:
+    m = downsample_mask(context.mask, 8)
+    sampling = replace(FEW, gradient=gradient, step_size=step_size)  # type: ignore[arg-type]
+    identity = build_terms(terms(40.0, 0.0))[:1]
+
+    def loss(chosen: list[object]) -> Tensor:
+        z = guided_swap(context, z0, z0, m, chosen, sampling)  # type: ignore[arg-type]
+        with torch.no_grad():
+            return identity[0].term.loss(context.networks.decode(z), context)
+
+    guided, free = loss(list(identity)), loss([])
+    assert (guided < free - 0.03).all(), (guided, free)
+
+
+def test_a_batch_is_its_rows(context: Context, z0: Tensor) -> None:
+    m = downsample_mask(context.mask, 8)
+    sampling = replace(FEW, steps=2, step_size=0.1)
+    both = guided_swap(context, z0, z0, m, build_terms(terms()), sampling)
+    for i in range(2):
+        row = slice(i, i + 1)
+        one = replace(
+            context, source=context.source[row], target=context.target[row], mask=context.mask[row],
+            target_parse=context.target_parse[row], to_arcface=context.to_arcface[row],
+        )  # fmt: skip
+        z = guided_swap(one, z0[row], z0[row], m[row], build_terms(terms()), sampling)
+        torch.testing.assert_close(z, both[row], atol=0.05, rtol=0)  # other kernels, the same mathematics
+
+
+def test_masks_average_down_and_blends_are_exact_at_the_ends() -> None:
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., :8, :4] = 1
+    assert downsample_mask(mask, 8).flatten().tolist() == [0.5, 0, 0, 0]
+    a, b = torch.randn(2, 1, 4, 2, 2).unbind()
+    m = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert torch.equal(blend(a, b, m), torch.where(m.bool(), a, b))
+
+
+def test_unknown_terms_and_parameters_are_named() -> None:
+    with pytest.raises(SettingsError, match="guidance term smile: no such term; there are identity"):
+        build_terms([GuidanceTerm(term="smile", scale=1)])
+    with pytest.raises(SettingsError, match="guidance term identity: .*colour"):
+        build_terms([GuidanceTerm.model_validate({"term": "identity", "scale": 1, "colour": 2})])

@@ -58,10 +58,10 @@ class Settings(BaseModel):
     start_level: float = Field(default=0.5, gt=0, le=1, description="k as a share of T")
     eta: float = Field(default=0.0, ge=0, le=1)
     gradient: Literal["full", "clean"] = "clean"
-    step_size: float | None = Field(default=None, gt=0, description="RMS move of ẑ_0 a step; None: gradient as is")
+    step_size: float | None = Field(default=None, gt=0, description="RMS move of ẑ_0; None: gradient as is")
     guidance_decoder: Literal["full", "preview"] = "full"
     start: Literal["target", "source"] = "target"
-    start_keep: float = Field(default=1.0, ge=0, description="keep the target where parses disagree; 0: never")
+    start_keep: float = Field(default=1.0, ge=0, description="keep the target where parses differ; 0: never")
     start_hold: float = Field(default=0.0, ge=0, le=1, description="hold what was kept through the loop")
     guidance: tuple[GuidanceTerm, ...] = ()
 
@@ -72,7 +72,7 @@ class Settings(BaseModel):
 
     # encode
     codec: str = "libx264"
-    quality: float | None = Field(default=None, description="CRF of the codec; None: visually lossless default")
+    quality: float | None = Field(default=None, description="CRF; None: visually lossless")
     pix_fmt: str | None = Field(default=None, description="None: the input's, where the codec takes it")
     keyframe_interval: int = Field(default=48, ge=1)
 
@@ -95,7 +95,9 @@ class Settings(BaseModel):
 def preset_names() -> list[str]:
     """Names of the presets that ship with ldvid, sorted."""
     return sorted(
-        f.name.removesuffix(".toml") for f in resources.files(__package__).iterdir() if f.name.endswith(".toml")
+        f.name.removesuffix(".toml")
+        for f in resources.files(__package__).iterdir()
+        if f.name.endswith(".toml")
     )
 
 

@@ -18,6 +18,8 @@ from ..stages.records import F32, F64, U8
 
 # Eye centres and nose tip of dlib's 5-point chip, 150 px with a padding of a quarter.
 DLIB_TEMPLATE: F64 = np.array([[49.3, 51.9], [100.5, 51.8], [74.9, 89.1]])
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:
@@ -51,14 +53,14 @@ class PoseJudge:
         # The scale at which successive frames of one person jitter least (of 1.2, 1.45, 1.9 and 2.4).
         template = (ARCFACE_TEMPLATE - 56) * 1.9 + 112
         x = warp(picture, estimate_similarity(landmarks, template), 224).astype(np.float32) / 255
-        x = (x - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
+        x = (x - IMAGENET_MEAN) / IMAGENET_STD
         heads = self._net.run(None, {self._net.get_inputs()[0].name: x.transpose(2, 0, 1)[None]})
         bins = np.arange(66)
         angles = []
         for head in heads[:3]:
             e = np.exp(head[0] - head[0].max())
             angles.append(float((e / e.sum() * bins).sum() * 3 - 99))
-        return np.float32(angles)
+        return np.array(angles, np.float32)
 
 
 def recovery(swapped: F64, unrelated: F64, same: F64) -> float:

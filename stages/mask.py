@@ -46,7 +46,8 @@ def soft_mask(probability: F32, grow: float, feather: float) -> F32:
     hard = (outside[1:-1, 1:-1] != 2).astype(np.uint8)
     inner = cv2.distanceTransform(hard, cv2.DIST_L2, 5)
     outer = cv2.distanceTransform(1 - hard, cv2.DIST_L2, 5)
-    distance = inner - outer + grow * unit
+    # Each transform counts to the nearest pixel of the other kind: half a pixel beyond the edge itself.
+    distance = np.where(hard > 0, inner - 0.5, 0.5 - outer) + grow * unit
     width = max(feather * unit, 0.5)
     ramp = np.clip(0.5 + distance / (2 * width), 0, 1)
     mask = ramp * ramp * (3 - 2 * ramp)

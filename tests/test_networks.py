@@ -51,7 +51,7 @@ def test_one_changed_byte_is_refused(copy: Path) -> None:
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(PackError, match="taef2_preview.safetensors is not the file the manifest names"):
+    with pytest.raises(PackError, match=r"taef2_preview\.safetensors is not the file the manifest names"):
         open_pack(str(copy))
 
 

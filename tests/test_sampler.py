@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -78,7 +79,7 @@ def test_estimate_and_step_are_ddim(eta: float) -> None:
 def test_timesteps_fall_from_k_to_the_bottom(level: float, steps: int) -> None:
     values = timesteps(1000, level, steps)
     assert values[0] == max(1, min(999, round(level * 1000)))
-    assert all(a > b for a, b in zip(values, values[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(values))
     assert values[-1] >= 1
     assert len(values) <= steps
 
@@ -170,5 +171,5 @@ def test_masks_average_down_and_blends_are_exact_at_the_ends() -> None:
 def test_unknown_terms_and_parameters_are_named() -> None:
     with pytest.raises(SettingsError, match="guidance term smile: no such term; there are identity"):
         build_terms([GuidanceTerm(term="smile", scale=1)])
-    with pytest.raises(SettingsError, match="guidance term identity: .*colour"):
+    with pytest.raises(SettingsError, match=r"guidance term identity: .*colour"):
         build_terms([GuidanceTerm.model_validate({"term": "identity", "scale": 1, "colour": 2})])

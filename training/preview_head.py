@@ -17,18 +17,18 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from safetensors.torch import save_file
-from torch import Tensor
-
 from ldvid.stages.decode import read_picture
 from ldvid.stages.swap.autoencoder import PREVIEW_LAYERS, TinyAutoencoder
+from safetensors.torch import save_file
+from torch import Tensor
 
 DISTURBANCE = 0.15  # of the latent's own standard deviation
 
 
 def pictures(folders: list[Path], count: int) -> list[Path]:
     """``count`` files, spread over the folders by the hash of their names."""
-    files = [f for folder in folders for f in folder.rglob("*") if f.suffix.lower() in {".jpg", ".png", ".webp"}]
+    suffixes = {".jpg", ".png", ".webp"}
+    files = [f for folder in folders for f in folder.rglob("*") if f.suffix.lower() in suffixes]
     return sorted(files, key=lambda f: hashlib.sha256(f.name.encode()).digest())[:count]
 
 
@@ -39,7 +39,9 @@ def fit(model: TinyAutoencoder, files: list[Path], held_out: int) -> tuple[Tenso
     gram, right = torch.zeros(577, 577, dtype=torch.float64), torch.zeros(577, 3, dtype=torch.float64)
     tests: list[tuple[Tensor, Tensor]] = []
     for index, file in enumerate(files):
-        image = torch.from_numpy(np.ascontiguousarray(read_picture(file))).permute(2, 0, 1)[None].float() / 255
+        image = (
+            torch.from_numpy(np.ascontiguousarray(read_picture(file))).permute(2, 0, 1)[None].float() / 255
+        )
         latent = model.encode(image)
         if index % 2:
             latent = latent + DISTURBANCE * latent.std() * torch.randn(latent.shape, generator=generator)

@@ -66,9 +66,12 @@ def feature_points(parse: F32, landmarks: F32, names: Sequence[str]) -> tuple[F3
     gap = max(float(np.linalg.norm(left_eye - right_eye)), 1.0)
 
     def classes(*wanted: str) -> F32:
-        return cast(F32, sum((parse[names.index(n)] for n in wanted if n in names), np.zeros((size, size), np.float32)))
+        return cast(
+            F32,
+            sum((parse[names.index(n)] for n in wanted if n in names), np.zeros((size, size), np.float32)),
+        )
 
-    above = np.float32([0, 0.3 * gap])
+    above = np.array([0, 0.3 * gap], np.float32)
     parts = [
         classes("eyes") * _window(size, right_eye, 0.45 * gap, 0.3 * gap),
         classes("eyes") * _window(size, left_eye, 0.45 * gap, 0.3 * gap),

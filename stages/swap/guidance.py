@@ -161,7 +161,9 @@ def build_terms(terms: Sequence[GuidanceTerm]) -> list[Scheduled]:
     return built
 
 
-def guidance_loss(terms: Sequence[Scheduled], x_hat: Tensor, context: Context, progress: float) -> Tensor | None:
+def guidance_loss(
+    terms: Sequence[Scheduled], x_hat: Tensor, context: Context, progress: float
+) -> Tensor | None:
     """G_fac of eq. 5 per picture (B,); None when every λ is 0 at this step."""
     total: Tensor | None = None
     for scheduled in terms:

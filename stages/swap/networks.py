@@ -59,9 +59,9 @@ def _load_unet(path: Any, entry: UNetEntry) -> tuple[nn.Module, Tensor, Tensor]:
 
     state = load_quantised(path)
     mean, std = state.pop("latent_mean"), state.pop("latent_std")
-    unet = UNet2DModel(**entry.arguments)
+    unet: nn.Module = cast(Any, UNet2DModel)(**entry.arguments)
     unet.load_state_dict(state)
-    return cast(nn.Module, unet), mean, std
+    return unet, mean, std
 
 
 def _load_parser(path: Any, classes: int) -> nn.Module:
@@ -103,7 +103,9 @@ class Networks:
         m, place = pack.manifest, resolve_device(device)
         try:
             autoencoder = TinyAutoencoder.load(
-                pack.path(m.autoencoder.encoder), pack.path(m.autoencoder.decoder), m.autoencoder.latent_channels
+                pack.path(m.autoencoder.encoder),
+                pack.path(m.autoencoder.decoder),
+                m.autoencoder.latent_channels,
             )
             unet, mean, std = _load_unet(pack.path(m.unet.file), m.unet)
             parser = _load_parser(pack.path(m.parser.file), len(m.parser.classes))

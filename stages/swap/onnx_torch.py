@@ -76,7 +76,8 @@ def _reshape(x: list[Any], _: Attributes) -> Tensor:
 
 
 def _pool(x: list[Any], a: Attributes, *, maximum: bool) -> Tensor:
-    kernel, stride = list(a["kernel_shape"]), list(a.get("strides", a["kernel_shape"]))
+    kernel: list[int] = list(a["kernel_shape"])
+    stride: list[int] = list(a.get("strides") or kernel)
     pads, ceil = list(a.get("pads", [0, 0, 0, 0])), bool(a.get("ceil_mode", 0))
     if pads[:2] != pads[2:]:
         raise PackError("ONNX pooling with one-sided padding is not supported")

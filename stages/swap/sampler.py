@@ -51,7 +51,9 @@ def implied_noise(z: Tensor, clean: Tensor, alpha_bar: Tensor) -> Tensor:
     return (z - alpha_bar**0.5 * clean) / (1 - alpha_bar) ** 0.5
 
 
-def ddim_step(clean: Tensor, noise: Tensor, alpha_bar: Tensor, previous: Tensor, eta: float, fresh: Tensor | None) -> Tensor:
+def ddim_step(
+    clean: Tensor, noise: Tensor, alpha_bar: Tensor, previous: Tensor, eta: float, fresh: Tensor | None
+) -> Tensor:
     """Line 15: DDIM from ᾱ_t to ᾱ_{t−1} (``previous``), σ = η √((1−ᾱ')/(1−ᾱ)) √(1−ᾱ/ᾱ')."""
     sigma = eta * ((1 - previous) / (1 - alpha_bar) * (1 - alpha_bar / previous)).clamp(min=0) ** 0.5
     step = previous**0.5 * clean + (1 - previous - sigma**2).clamp(min=0) ** 0.5 * noise
@@ -61,7 +63,9 @@ def ddim_step(clean: Tensor, noise: Tensor, alpha_bar: Tensor, previous: Tensor,
 def _gradient_length(gradient: Tensor, m: Tensor) -> Tensor:
     """RMS per picture over the masked latents, (B, 1, 1, 1)."""
     weight = m.expand_as(gradient)
-    square = (gradient**2 * weight).sum((1, 2, 3), keepdim=True) / weight.sum((1, 2, 3), keepdim=True).clamp(min=1)
+    square = (gradient**2 * weight).sum((1, 2, 3), keepdim=True) / weight.sum((1, 2, 3), keepdim=True).clamp(
+        min=1
+    )
     return square.sqrt().clamp(min=1e-12)
 
 

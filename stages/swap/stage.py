@@ -71,7 +71,9 @@ class SwapStage:
             swapped[present] = self._swap(item, rows)[slots]
             if self.progress is not None:
                 self.progress(len(present))
-        return replace(item, swapped=match_colour(swapped, item.images, item.masks, self.settings.colour_match))
+        return replace(
+            item, swapped=match_colour(swapped, item.images, item.masks, self.settings.colour_match)
+        )
 
     def _swap(self, item: Crops, rows: np.ndarray) -> F32:
         """One batch (B, S, S, 3) in [0, 255]; ``rows`` index the crops."""
@@ -98,9 +100,9 @@ class SwapStage:
             target=target,
             target_parse=parse,
             mask=mask,
-            to_arcface=arcface_theta(
-                landmarks, net.identity_template(), size, net.manifest.identity.size
-            ).to(net.device),
+            to_arcface=arcface_theta(landmarks, net.identity_template(), size, net.manifest.identity.size).to(
+                net.device
+            ),
             seed=self.settings.seed,
             track=item.track,
         )

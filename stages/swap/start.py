@@ -54,7 +54,8 @@ def bend_map(source: F32, target: F32, size: int) -> tuple[F32, F32]:
     ticks = np.linspace(0, size - 1, size // GRID + 1)
     at = np.stack(np.meshgrid(ticks, ticks), 2).reshape(-1, 2)
     # In units of the crop, so that the kernel's logarithm is well conditioned.
-    coarse = thin_plate(points / size, values, at / size).reshape(len(ticks), len(ticks), 2).astype(np.float32)
+    coarse = thin_plate(points / size, values, at / size).astype(np.float32)
+    coarse = coarse.reshape(len(ticks), len(ticks), 2)
     where = np.linspace(0, len(ticks) - 1, size, dtype=np.float32)
     gx, gy = np.meshgrid(where, where)
     moved = cv2.remap(coarse, gx, gy, cv2.INTER_LINEAR)
@@ -146,12 +147,12 @@ class SourceStart:
         points, found = feature_points(own_parse, landmarks, self.parser.classes)
         both = found & self.found
         mx, my = bend_map(self.points[both], points[both], size)
-        face = cv2.remap(self.image, mx, my, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        face = cast(F32, cv2.remap(self.image, mx, my, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))
         inside = cv2.remap(self.probability, mx, my, cv2.INTER_LINEAR) * mask
         own = target.astype(np.float32)
-        lit = match_colour(np.clip(face, 0, 255)[None], target[None], inside[None], 1.0)[0]
+        lit = match_colour(np.clip(face, 0, 255)[None], target[None], cast(F32, inside)[None], 1.0)[0]
         bent = np.stack([cv2.remap(p, mx, my, cv2.INTER_LINEAR) for p in self.parse])
-        differs = disagreement(bent, own_parse, self.parser.classes)
+        differs = disagreement(bent.astype(np.float32), own_parse, self.parser.classes)
         kept = np.clip(keep * np.maximum(differs, openings(own_parse, self.parser.classes)), 0, 1)
         alpha = inside * pose_fit(self.points[:5], landmarks) * (1 - kept)
         picture = lit * alpha[..., None] + own * (1 - alpha[..., None])

@@ -155,8 +155,6 @@ def _hush() -> None:
     import logging
 
     warnings.simplefilter("ignore")
-    # Threads that spin while they wait cost nothing on an idle machine and half the speed on a busy one.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it sets its logger's level from this alone
     logging.getLogger("libav").setLevel(logging.CRITICAL)
 
@@ -174,6 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    # Threads that spin while they wait gain nothing on an idle machine and cost half the speed on a busy one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not arguments:
         main(["--help"])
         return 2

@@ -15,7 +15,7 @@ from .records import F32, Crops
 from .swap.networks import Networks, to_tensor
 
 # The oval's centre and half axes, in eye-to-mouth distances (height) and eye distances (width).
-OVAL_CENTRE, OVAL_HEIGHT, OVAL_WIDTH = 0.42, 1.36, 1.22
+OVAL_CENTRE, OVAL_HEIGHT, OVAL_WIDTH = 0.42, 1.36, 1.13
 BORDER = 24  # pixels of a 256 crop over which a mask fades to 0 towards the edge
 
 

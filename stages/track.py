@@ -74,19 +74,21 @@ class Tracker:
     def __init__(self, settings: Settings, embed: Embed) -> None:
         self._settings, self._embed = settings, embed
         self._shot = 0
-        self._begun = False
+        self._shot_start: int | None = None
+        self._last = -1
         self._live: list[_Live] = []
         self._done: list[Track] = []
 
     def update(self, index: int, rgb: U8, detections: list[Detection], cut: bool) -> None:
         """Take in one frame: its index, picture (H, W, 3) and faces; ``cut`` if it begins a shot."""
-        if cut and self._begun:
-            self._close(self._live)
-            self._live = []
-            self._shot += 1
-        self._begun = True
+        if self._shot_start is None:
+            self._shot_start = index
+        elif cut:
+            self._end_shot()
+            self._shot, self._shot_start = self._shot + 1, index
+        self._last = index
         lost = [t for t in self._live if index - t.frames[-1] - 1 > MAX_GAP]
-        self._close(lost)
+        self._close(lost, self._settings.min_track_frames)
         self._live = [t for t in self._live if t not in lost]
         pairs = self._assign(index, rgb, detections)
         for column, detection in enumerate(detections):
@@ -101,8 +103,7 @@ class Tracker:
 
     def finish(self) -> list[Track]:
         """All tracks, numbered from 0 by first frame (the larger face first where two begin together)."""
-        self._close(self._live)
-        self._live = []
+        self._end_shot()
         ordered = sorted(self._done, key=lambda t: (int(t.frames[0]), -t.mean_area, float(t.boxes[0, 0])))
         return [replace(track, id=i) for i, track in enumerate(ordered)]
 
@@ -168,10 +169,16 @@ class Tracker:
         mean = np.mean(vectors, 0)
         return cast(F32, (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32))
 
-    def _close(self, tracks: list[_Live]) -> None:
+    def _end_shot(self) -> None:
+        """Close what is live. A shot of fewer frames than a track needs can't ask for more than it has."""
+        length = self._last + 1 - (self._shot_start or 0)
+        self._close(self._live, min(self._settings.min_track_frames, length))
+        self._live = []
+
+    def _close(self, tracks: list[_Live], least: int) -> None:
         """Finish tracks at once, so that their pictures can go: memory must not grow with the clip."""
         for live in tracks:
-            if len(live.frames) >= self._settings.min_track_frames:
+            if len(live.frames) >= least:
                 self._done.append(_finish(live, self._identity(live), self._settings.smoothing))
 
 

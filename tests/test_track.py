@@ -141,6 +141,20 @@ def test_tracks_end_at_a_cut() -> None:
     assert same_person(tracks, tracks[1], 0.5) == tracks
 
 
+def test_a_shot_shorter_than_a_track_must_be_still_has_its_face() -> None:
+    scene = Scene(min_track_frames=3)
+    for i in range(7):  # shots of 4, 1 and 2 frames; in the last, one frame is too little
+        people = [(RED, detection(20, 20))]
+        if i == 6:
+            people.append((BLUE, detection(200, 20)))
+        scene.show(*people, cut=i in (4, 5))
+    found = [(t.shot, t.frames.tolist()) for t in scene.tracker.finish()]
+    assert found == [(0, [0, 1, 2, 3]), (1, [4]), (2, [5, 6])]
+    single = Scene()
+    single.show((RED, detection(20, 20)))
+    assert len(single.tracker.finish()) == 1  # a clip of one frame
+
+
 def test_short_tracks_are_dropped_and_no_detection_is_no_track() -> None:
     scene = Scene(min_track_frames=3)
     for i in range(20):

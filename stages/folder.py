@@ -29,7 +29,7 @@ _ORIENTATION = 0x0112
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key under which ``f2.png`` comes before ``f10.png``."""
     parts = re.split(r"(\d+)", name.casefold())
-    return (*((1, int(p), "") if p.isdigit() else (0, 0, p) for p in parts), (2, 0, name))
+    return (*((1, int(p), "") if p.isdecimal() else (0, 0, p) for p in parts), (2, 0, name))
 
 
 def frame_files(folder: Path) -> tuple[str, ...]:
@@ -47,16 +47,24 @@ def _open(path: Path) -> Image.Image:
         raise InputError(f"{path}: not a picture that can be read (PNG, JPEG, WebP or TIFF)") from error
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+def _orientation(image: Image.Image, path: Path) -> int:
+    """EXIF's, 1 where there is none. A PNG may state it after its pixels, so these are read for it."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{path}: the picture is damaged or cut off ({error})") from error
+
+
+def _upright_size(image: Image.Image, path: Path) -> tuple[int, int]:
+    turned = _orientation(image, path) in (5, 6, 7, 8)
     return (image.height, image.width) if turned else (image.width, image.height)
 
 
 def scan_folder(path: Path) -> ClipInfo:
-    """ClipInfo of all frames of a folder; only headers are read.
+    """ClipInfo of all frames of a folder; the pixels are not kept.
 
     Raises:
-        InputError: no frames in it, one that is no picture, or frames of different sizes.
+        InputError: no frames in it, one that is no picture or damaged, or frames of different sizes.
     """
     files = frame_files(path)
     if not files:
@@ -65,7 +73,7 @@ def scan_folder(path: Path) -> ClipInfo:
     pix_fmt = "rgb24"
     for name in files:
         with _open(path / name) as image:
-            this = _upright_size(image)
+            this = _upright_size(image, path / name)
             pix_fmt = "rgba" if "A" in image.getbands() else pix_fmt
         if size is None:
             size = this
@@ -156,7 +164,7 @@ class FolderReader:
             with _open(path) as image:
                 plain = image.mode in ("RGB", "YCbCr", "CMYK") and image.info.get("transparency") is None
                 deep = image.format in ("PNG", "TIFF")  # 16 bits a channel are opened as 8
-                upright = image.getexif().get(_ORIENTATION, 1) == 1
+                upright = _orientation(image, path) == 1
             rgb = read_picture(path)
             if (rgb.shape[1], rgb.shape[0]) != size:
                 raise InputError(f"{path}: the frame's size has changed since the folder was scanned")

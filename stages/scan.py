@@ -80,12 +80,21 @@ def open_video(path: Path) -> tuple[InputContainer, VideoStream]:
         raise InputError(f"{path}: not a video that can be read") from error
     if container.format.name.endswith("_pipe") or container.format.name == "image2":
         container.close()
+        if _is_animated_webp(path):
+            raise InputError(f"{path}: an animated WebP can't be read; convert it to MP4 or GIF first")
         raise InputError(f"{path}: is a still picture, not a video; to swap pictures, pass their folder")
     for stream in container.streams.video:
         if not int(stream.disposition) & _ATTACHED_PICTURE and stream.codec_context is not None:
             return container, stream
     container.close()
     raise InputError(f"{path}: has no video stream that can be decoded")
+
+
+def _is_animated_webp(path: Path) -> bool:
+    """By the animation flag of the extended header; FFmpeg reads still ones only."""
+    with path.open("rb") as file:
+        head = file.read(21)
+    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20:21] and head[20] & 2)
 
 
 def frame_rate(stream: VideoStream) -> Fraction:

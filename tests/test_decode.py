@@ -353,6 +353,34 @@ def test_folder_in_natural_order(tmp_path: Path) -> None:
         probe(tmp_path)
 
 
+def test_a_cut_off_frame_of_a_folder_is_named(tmp_path: Path) -> None:
+    for i in range(3):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (H, W, 3), np.uint8)).save(
+            tmp_path / f"f{i}.png"
+        )
+    whole = (tmp_path / "f1.png").read_bytes()
+    info = probe(tmp_path)
+    (tmp_path / "f1.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"f1\.png: the picture is damaged or cut off"):
+        probe(tmp_path)
+    with pytest.raises(InputError, match=r"f1\.png: the picture is damaged or cut off"):  # cut meanwhile
+        list(open_reader(info, "pyav").read(0, 3))
+
+
+def test_an_animated_webp_says_so(tmp_path: Path) -> None:
+    stills = [Image.fromarray(picture(i)) for i in range(3)]
+    stills[0].save(tmp_path / "a.webp", save_all=True, append_images=stills[1:], duration=80)
+    with pytest.raises(InputError, match="an animated WebP can't be read; convert it"):
+        probe(tmp_path / "a.webp")
+    stills[0].save(tmp_path / "b.webp")
+    with pytest.raises(InputError, match="is a still picture"):
+        probe(tmp_path / "b.webp")
+
+
+def test_odd_digits_in_names_are_letters() -> None:
+    assert sorted(["²10.png", "²9.png", "1.png"], key=natural_key) == ["1.png", "²9.png", "²10.png"]
+
+
 @given(st.lists(st.integers(0, 10**6), min_size=2, max_size=6, unique=True))
 def test_natural_order_is_numeric(numbers: list[int]) -> None:
     names = sorted((f"a{n}b.png" for n in numbers), key=natural_key)

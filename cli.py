@@ -165,6 +165,14 @@ def _line(error: BaseException) -> str:
     return " ".join(text.split())
 
 
+def _interrupted(error: BaseException) -> bool:
+    """Whether Ctrl-C is behind it: a library that was just being imported wraps it in an error of its own."""
+    chain: BaseException | None = error
+    while chain is not None and not isinstance(chain, KeyboardInterrupt):
+        chain = chain.__cause__ or chain.__context__
+    return chain is not None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code (see ``docs/exit-codes.md``).
 
@@ -187,7 +195,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         line, code, shown = "stopped", 130, error
     except Exception as error:
         shown = error
-        if hasattr(error, "format_message"):  # a usage error of the parser's, which typer may vendor
+        if _interrupted(error):
+            line, code = "stopped", 130
+        elif hasattr(error, "format_message"):  # a usage error of the parser's, which typer may vendor
             line, code = f"{error.format_message()} See 'ldvid --help'.", 2
         elif type(error).__name__ == "Abort":
             line, code = "stopped", 130

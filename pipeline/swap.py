@@ -139,8 +139,10 @@ class _Run:
             job.discard()
 
     def _work(self, info: ClipInfo, pack: Pack, job: Job) -> Summary:
+        from ..stages.swap.guidance import build_terms
         from ..stages.swap.networks import Networks
 
+        build_terms(self.settings.guidance)  # refused now, not after the analysis
         plan = job.load_plan()
         self.resumable = plan is not None
         with self.watch.time("load"):

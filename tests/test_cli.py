@@ -396,6 +396,8 @@ def test_missing_pieces_are_usage_errors(folder: Path, capsys: pytest.CaptureFix
     refused(capsys, folder, ["swop"], 2, "swop")
     refused(capsys, folder, [*whole, "--pack", "x"], 7, "--pack x")
     refused(capsys, folder, [*whole, "--start", "99"], 3, "--start")
+    unknown = [*whole, "--set", "guidance.smile.scale=3"]  # known only once torch is there: nothing is left
+    refused(capsys, folder, unknown, 2, "guidance term smile", "identity")
 
 
 def test_debug_shows_where_and_a_defect_says_so(
@@ -413,6 +415,22 @@ def test_debug_shows_where_and_a_defect_says_so(
     said = capsys.readouterr().err
     assert said.startswith("ldvid: error: RuntimeError: two lines") and said.count("\n") == 1
     assert "--debug" in said
+
+
+def test_ctrl_c_that_a_library_wraps_is_no_defect(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """As torch does, when Ctrl-C comes while it is being imported."""
+
+    def wrapped(*_: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as stop:
+            raise RuntimeError("Error calling __set_name__") from stop
+
+    monkeypatch.setattr("ldvid.pipeline.swap.swap_clip", wrapped)
+    assert main(["swap", str(folder / "clip.mp4"), "-s", str(folder / "face.png")]) == 130
+    assert capsys.readouterr().err == "ldvid: error: stopped\n"
 
 
 # ---- small things

@@ -19,7 +19,16 @@ import av
 from ..errors import InputError, TruncatedInputError
 from .folder import scan_folder
 from .records import ClipInfo
-from .scan import PACKET_IS_FRAME, Scan, find_fault, frame_rate, open_video, scan_frames, scan_packets
+from .scan import (
+    PACKET_IS_FRAME,
+    Scan,
+    find_fault,
+    find_loss,
+    frame_rate,
+    open_video,
+    scan_frames,
+    scan_packets,
+)
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -72,9 +81,14 @@ def _describe(path: Path, container: InputContainer, stream: VideoStream) -> Cli
     context = stream.codec_context
     rotation = round(-frame.rotation / 90) * 90 % 360
     turned, sar = rotation in (90, 270), context.sample_aspect_ratio
-    skewed = (
-        (f"the picture is turned by {-frame.rotation}°: taken as {rotation}°",) if frame.rotation % 90 else ()
-    )
+    warnings = []
+    if frame.rotation % 90:
+        warnings.append(f"the picture is turned by {-frame.rotation}°: taken as {rotation}°")
+    if frame.interlaced_frame:
+        warnings.append(
+            f"{path}: is interlaced; its frames are taken as they are, and the output no longer says so. "
+            "Deinterlace it first if lines show"
+        )
     return ClipInfo(
         path=path,
         kind="video",
@@ -91,7 +105,7 @@ def _describe(path: Path, container: InputContainer, stream: VideoStream) -> Cli
         color_trc=None if context.color_trc in (0, 2) else context.color_trc,
         sample_aspect_ratio=(1 / sar if turned else sar) if sar else None,
         has_audio=bool(container.streams.audio),
-        warnings=skewed,
+        warnings=tuple(warnings),
     )
 
 
@@ -131,8 +145,11 @@ def probe(path: Path, *, start: float | None = None, end: float | None = None) -
         scan = scan_packets(container, stream, None if end is None else Fraction(str(end)))
         fault = "" if scan.stopped else find_fault(path, container, stream, scan)
         base = stream.time_base
+        loss = "" if scan.stopped or fault else find_loss(stream, scan)
     if not scan.times:
         raise InputError(f"{path}: the video holds no frames")
+    if loss:
+        info = replace(info, warnings=(*info.warnings, f"{path}: {loss}"))
     times = sorted(scan.times)
     after = times[-1] + (scan.times[times[-1]] or max(1, round(1 / (info.rate * base))))
     if fault:

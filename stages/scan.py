@@ -174,6 +174,22 @@ def _declared_seconds(stream: VideoStream) -> Fraction | None:
         return None
 
 
+def find_loss(stream: VideoStream, scan: Scan) -> str:
+    """What to warn of: a Matroska file damaged inside is read past the damage without a word; only its
+    stated length tells. Some tools leave a stale one, so that it is no error."""
+    promised, base = _declared_seconds(stream), stream.time_base
+    if promised is None or base is None or not scan.times:
+        return ""
+    last = max(scan.times)
+    read = (last + scan.times[last]) * base
+    if read + 3 / frame_rate(stream) >= promised:
+        return ""
+    return (
+        f"states {float(promised):.2f} s of video, {float(read):.2f} s could be read; it may be damaged, "
+        "and frames be missing from the output"
+    )
+
+
 def find_fault(path: Path, container: InputContainer, stream: VideoStream, scan: Scan) -> str:
     """Why the video is not whole, or "" if every frame that was promised was read.
 

@@ -9,6 +9,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from av.codec.context import Flags
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ldvid.errors import InputError, SettingsError, TruncatedInputError
@@ -289,6 +290,31 @@ def test_whole_files_are_not_taken_for_cut_off(tmp_path: Path) -> None:
     trailing = make(tmp_path / "g.gif", codec="gif", pix_fmt="rgb8")
     trailing.write_bytes(trailing.read_bytes() + b"\0rubbish after the trailer")
     assert probe(trailing).frames == 60
+
+
+def test_matroska_damaged_inside_warns_of_what_is_missing(clips: dict[str, Path], tmp_path: Path) -> None:
+    assert probe(clips["clip.mkv"]).warnings == ()
+    data = bytearray(clips["clip.mkv"].read_bytes())
+    middle = slice(len(data) // 3, len(data) * 9 // 10)
+    data[middle] = b"\x55" * (middle.stop - middle.start)
+    (tmp_path / "d.mkv").write_bytes(data)
+    info = probe(tmp_path / "d.mkv")
+    assert 0 < info.frames < 40
+    (warning,) = info.warnings
+    assert "states 2.40 s of video" in warning and "frames be missing" in warning
+    assert probe(tmp_path / "d.mkv", end=0.2).warnings == ()  # not asked for what is missing
+
+
+def test_interlaced_video_is_said_to_be(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "i.ts"), "w") as out:
+        stream = out.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = W, H, "yuv420p"
+        context = stream.codec_context
+        context.flags |= int(Flags.interlaced_dct | Flags.interlaced_me)
+        for i in range(8):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture(i), format="rgb24")))
+        out.mux(stream.encode(None))
+    assert any("is interlaced" in w for w in probe(tmp_path / "i.ts").warnings)
 
 
 def test_stream_without_times(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def join(
     """Put the segments, in order, together with the input's other streams, chapters and tags.
 
     ``metadata`` is added to the container's tags. Returns warnings: what could not be kept. For a
-    folder of frames the output is a folder with the same names (and no place for ``metadata``).
+    folder of frames the output is a folder with the same names, whose swapped frames are marked already.
 
     Raises:
         OutputExistsError, OutputError, SettingsError: as ``check_output``; a codec that the container

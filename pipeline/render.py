@@ -7,6 +7,7 @@ between them travel crops, masks and matrices. Full frames do not: ``write`` dec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -48,6 +49,7 @@ class Renderer:
         source: SourceFace,
         listener: Listener,
         watch: Stopwatch,
+        tags: Mapping[str, str],
     ) -> None:
         self._job, self._plan, self._listener, self._watch = job, plan, listener, watch
         manifest = networks.manifest
@@ -58,7 +60,7 @@ class Renderer:
         self._swap = SwapStage(networks, settings, source, progress=lambda n: listener.advance("swap", n))
         self._paste = PasteStage()
         options = EncodeOptions.from_settings(settings, plan.clip)
-        self._encode = EncodeStage(plan.clip, options, job.segments_folder)
+        self._encode = EncodeStage(plan.clip, options, job.segments_folder, tags)
         for s in plan.segments:
             if (s.start - plan.shots[s.shot][0]) % settings.keyframe_interval:
                 raise JobError(

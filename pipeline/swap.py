@@ -158,7 +158,7 @@ class _Run:
             done: list[Done] = []
             resumed = 0
             if plan.sources or not self._copied(plan, part):
-                done, resumed = self._render(plan, job, networks, source)
+                done, resumed = self._render(plan, job, networks, source, container_tags(pack))
             swapped = frame_ranges(f for d in done for a, b in d.swapped for f in range(a, b + 1))
             self._finish(plan, pack, job, done, swapped, device, part)
         return Summary(
@@ -204,7 +204,9 @@ class _Run:
         self.resumable = True
         return plan
 
-    def _render(self, plan: Plan, job: Job, networks: Networks, source: SourceFace) -> tuple[list[Done], int]:
+    def _render(
+        self, plan: Plan, job: Job, networks: Networks, source: SourceFace, tags: dict[str, str]
+    ) -> tuple[list[Done], int]:
         """All segments done, in order, and how many of them were done before."""
         from .render import Renderer
 
@@ -215,7 +217,8 @@ class _Run:
         if plan.sources:
             self.listener.start("swap", plan.swapped_frames(), sum(faces))
         self.listener.start("encode", plan.clip.frames, sum(s.stop - s.start for s in before))
-        renderer = Renderer(job, plan, self.settings, networks, source, self.listener, self.watch)
+        listener, watch = self.listener, self.watch
+        renderer = Renderer(job, plan, self.settings, networks, source, listener, watch, tags)
         run_segments(todo, renderer.load, renderer.swap, renderer.write)
         if plan.sources:
             self.listener.finish("swap")

@@ -3,14 +3,14 @@
 The encoder starts afresh every ``keyframe_interval`` frames of a shot, with a fixed number of threads
 and no version or time stamps, so that a chunk's packets depend on its frames alone. A segment file is
 Matroska with the frames evenly spaced: only their order counts, ``pipeline.finish`` sets the times.
-Segments of a folder of frames are folders of files with the input's names.
+Segments of a folder of frames are folders of files with the input's names; swapped ones are marked.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -29,6 +29,7 @@ from . import Resources
 from .codecs import choose_pix_fmt, find_encoder, quality_options
 from .colour import Colour, colour_of_clip, is_rgb
 from .compose import compose, compose_array
+from .picture_tags import tag_picture
 from .records import F32, U8, ClipInfo, Frame, Segment
 
 # Fixed, as the output depends on it. Segments are encoded side by side instead.
@@ -102,8 +103,11 @@ class EncodeStage:
     name: ClassVar[str] = "encode"
     resources: ClassVar[Resources] = Resources(cpus=1)
 
-    def __init__(self, info: ClipInfo, options: EncodeOptions, folder: Path) -> None:
-        self.info, self.options, self.folder = info, options, folder
+    def __init__(
+        self, info: ClipInfo, options: EncodeOptions, folder: Path, tags: Mapping[str, str] | None = None
+    ) -> None:
+        """``tags`` mark each swapped frame of a folder; a video is marked when it is finished."""
+        self.info, self.options, self.folder, self.tags = info, options, folder, tags or {}
 
     def setup(self) -> None:
         """Nothing to load."""
@@ -202,11 +206,12 @@ class EncodeStage:
         folder.mkdir()
         for frame, rgb, touched in zip(item.frames, item.rgb, item.touched, strict=True):
             name = self.info.files[frame.index]
-            target = folder / name
+            original, target = self.info.path / name, folder / name
             if touched is None or not touched.any():
-                shutil.copyfile(self.info.path / name, target)  # the very file: no second JPEG loss
+                shutil.copyfile(original, target)  # the very file: no second JPEG loss
             else:
-                target.write_bytes(encode_picture(compose_array(frame, rgb, touched), target.suffix))
+                data = encode_picture(compose_array(frame, rgb, touched), target.suffix)
+                target.write_bytes(tag_picture(data, target.suffix, self.tags, original))
             _sync(target)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import subprocess
 import sys
 import textwrap
@@ -9,6 +11,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import av
 import cv2
@@ -21,9 +24,10 @@ from ldvid.errors import OutputError, SettingsError
 from ldvid.stages.colour import Colour, from_rgb, planes, to_rgb
 from ldvid.stages.compose import compose
 from ldvid.stages.decode import open_reader, probe
-from ldvid.stages.encode import EncodeOptions, EncodeStage, RenderedSegment
+from ldvid.stages.encode import EncodeOptions, EncodeStage, RenderedSegment, encode_picture
+from ldvid.stages.picture_tags import tag_picture
 from ldvid.stages.records import ClipInfo, Frame, Segment
-from PIL import Image
+from PIL import Image, ImageCms
 
 W, H = 160, 112
 
@@ -355,3 +359,90 @@ def test_folder_of_frames(tmp_path: Path) -> None:
             assert np.abs(written[mask == 1].astype(int) / 257 - rgb[mask == 1]).max() < 1
     again = encode(info, options, tmp_path / "seg", 48)  # a retry replaces what it finds
     assert again == [out] and len(list((tmp_path / "seg").iterdir())) == 1
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_swapped_frames_are_marked_and_keep_profile_and_exif(tmp_path: Path, suffix: str, deep: bool) -> None:
+    """Only they: an untouched frame is the very file. The marks cost no pixel."""
+    if deep and suffix in ("jpg", "webp"):
+        pytest.skip("has no 16 bits")
+    source = tmp_path / "in"
+    source.mkdir()
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Camera"
+    for i in range(2):
+        path = source / f"f{i}.{suffix}"
+        if deep:
+            cv2.imwrite(str(path), picture(i).astype(np.uint16) * 257)
+        else:
+            extra = {"exif": exif} if suffix != "tif" else {}
+            Image.fromarray(picture(i)).save(path, icc_profile=icc, quality=95, **extra)
+    info = probe(source)
+    tags = {"comment": "Altered by AI: <&>", "digital_source_type": "http://cv.iptc.org/x"}
+    frames = list(open_reader(info, "pyav").read(0, 2))
+    touched = np.zeros(frames[0].rgb.shape[:2], np.float32)
+    touched[10:40, 10:40] = 1
+    rgb = np.where(touched[..., None] > 0, 255 - frames[0].rgb, frames[0].rgb)
+    item = RenderedSegment(Segment(0, 0, 2), frames, [rgb, frames[1].rgb], [touched, None], 0)
+    options = EncodeOptions.from_settings(Settings(), info)
+    plain = EncodeStage(info, options, tmp_path / "plain").process(item)
+    marked = EncodeStage(info, options, tmp_path / "marked", tags).process(item)
+    name = f"f0.{suffix}"
+    assert (marked / f"f1.{suffix}").read_bytes() == (source / f"f1.{suffix}").read_bytes()
+    written, without = (cv2.imread(str(p / name), cv2.IMREAD_UNCHANGED) for p in (marked, plain))
+    assert written.dtype == (np.uint16 if deep else np.uint8) and (written == without).all()
+    with Image.open(marked / name) as image:
+        image.load()
+        told = ElementTree.fromstring(_xmp(image))
+        assert (
+            told.findtext(".//{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType")
+            == (tags["digital_source_type"])
+        )
+        assert told.findtext(".//{http://www.w3.org/1999/02/22-rdf-syntax-ns#}li") == tags["comment"]
+        if suffix == "png":
+            assert (image.info["Comment"], image.info["digital_source_type"]) == tuple(tags.values())
+        if suffix == "tif":
+            assert image.tag_v2[270] == tags["comment"]
+        if suffix == "jpg":
+            assert image.info["comment"].decode() == tags["comment"]
+        if not deep:
+            assert image.info["icc_profile"] == icc
+            if suffix != "tif":
+                assert (image.getexif()[0x010F], image.getexif()[0x0112]) == ("Camera", 1)
+    with Image.open(plain / name) as image:
+        assert not _xmp(image) and "Comment" not in image.info
+
+
+def _xmp(image: Image.Image) -> bytes:
+    """Where Pillow puts the packet, by format."""
+    if image.format == "TIFF":
+        return bytes(image.tag_v2.get(700, b""))
+    found = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+    return found.encode() if isinstance(found, str) else found
+
+
+def test_a_profile_of_another_colour_space_is_not_kept(tmp_path: Path) -> None:
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    wrong = icc[:16] + b"CMYK" + icc[20:]  # the frame is written as RGB
+    Image.fromarray(picture(0)).convert("CMYK").save(tmp_path / "c.jpg", icc_profile=wrong)
+    data = tag_picture(encode_picture(picture(0), ".jpg"), ".jpg", {}, tmp_path / "c.jpg")
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.mode == "RGB" and "icc_profile" not in image.info
+
+
+def test_the_thumbnail_of_the_face_that_was_there_is_not_kept(tmp_path: Path) -> None:
+    small = io.BytesIO()
+    Image.fromarray(picture(0, 16, 16)).save(small, "jpeg")
+    thumbnail = small.getvalue()
+    first = struct.pack("<HHHI4sI", 1, 0x010F, 2, 4, b"Cam\0", 26)
+    entries = [(0x0103, 3, 1, 6), (0x0201, 4, 1, 68), (0x0202, 4, 1, len(thumbnail))]
+    second = struct.pack("<H", 3) + b"".join(struct.pack("<HHII", *e) for e in entries) + bytes(4)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + first + second + thumbnail
+    Image.fromarray(picture(0)).save(tmp_path / "t.jpg", exif=exif)
+    assert thumbnail in (tmp_path / "t.jpg").read_bytes()
+    data = tag_picture(encode_picture(picture(0), ".jpg"), ".jpg", {}, tmp_path / "t.jpg")
+    assert thumbnail not in data
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.getexif()[0x010F] == "Cam"

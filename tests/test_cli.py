@@ -161,6 +161,24 @@ def test_the_output_is_marked(
     assert str(example_clip.parent) not in json.dumps(record), "a record must not give away folders"
 
 
+def test_the_length_of_segments_changes_no_byte(
+    ldvid: Command, example_clip: Path, example_face: Path, tmp_path: Path
+) -> None:
+    """Two frames a batch, so that short segments leave batches half empty."""
+    made = []
+    for frames in (1, 4):
+        output = tmp_path / f"{frames}.mp4"
+        run = ldvid(
+            "swap", example_clip, "-s", example_face, "-o", output, "--end", "0.3", "--device", "cpu",
+            "--json", "--set", "steps=1", "--set", "batch=2", "--set", "keyframe_interval=1",
+            "--set", f"segment_frames={frames}",
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        made.append((json.loads(run.stdout)["segments"], output.read_bytes()))
+    assert [count for count, _ in made] == [4, 1]
+    assert made[0][1] == made[1][1]
+
+
 # ---- stopping and going on
 
 

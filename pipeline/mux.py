@@ -40,6 +40,17 @@ def _tags(metadata: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def _marked(theirs: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
+    """The input's tags and ours; where both have a word to say (a comment), ours first. Keys count
+    without case, as FFmpeg takes them: Matroska's are in capitals."""
+    merged = dict(theirs)
+    for key, value in ours.items():
+        before = [merged.pop(k) for k in list(merged) if k.lower() == key.lower()]
+        others = [text for text in before if text and value not in text] if key == "comment" else []
+        merged[key] = "\n".join([value, *others])
+    return merged
+
+
 def refusal(stream: Stream, muxer: str) -> bool:
     """Whether the container turns the stream down: tried, on a header in memory."""
     try:
@@ -82,7 +93,7 @@ class Muxer:
                 out.flags |= cast(int, av.container.Flags.bitexact.value)
                 video = self._add_video(out, first.streams.video[0], main)
                 copies = self._add_others(out, source, main)
-                out.metadata.update(_tags(source.metadata) | dict(metadata))
+                out.metadata.update(_marked(_tags(source.metadata), metadata))
                 chapters = self._chapters(source)
                 if chapters:
                     out.set_chapters(chapters)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -184,6 +185,25 @@ def test_times_sound_and_tags_are_the_inputs(tmp_path: Path, case: str) -> None:
             data = output.read_bytes()
             assert data.index(b"moov") < data.index(b"mdat")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([source, target, "seg"])
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_the_inputs_own_comment_is_kept_behind_the_mark(tmp_path: Path, name: str) -> None:
+    plain = make(tmp_path / f"plain{name}", frames=8)
+    info = probe(plain)
+    parts = segments(info, tmp_path / "seg")
+
+    def comments(path: Path) -> list[str]:
+        with av.open(str(path)) as container:
+            return [v for k, v in container.metadata.items() if k.lower() == "comment"]
+
+    join(info, parts, tmp_path / f"1{name}", {"comment": "holiday"}, overwrite=False)
+    info = replace(info, path=tmp_path / f"1{name}")
+    join(info, parts, tmp_path / f"2{name}", {"comment": "altered"}, overwrite=False)
+    assert comments(tmp_path / f"2{name}") == ["altered\nholiday"]
+    info = replace(info, path=tmp_path / f"2{name}")
+    join(info, parts, tmp_path / f"3{name}", {"comment": "altered"}, overwrite=False)  # not said twice
+    assert comments(tmp_path / f"3{name}")[0].count("altered") == 1
 
 
 @pytest.mark.parametrize("target", ["out.mp4", "out.mkv"])

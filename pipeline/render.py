@@ -2,20 +2,23 @@
 
 The three are separate so that an executor can overlap them or run them on different machines;
 between them travel crops, masks and matrices. Full frames do not: ``write`` decodes again what
-``load`` saw, unless the segment is small enough to keep.
+``load`` saw, unless the segment is small enough to keep. Both go through a segment frame by frame,
+so that a large picture does not multiply with the segment's length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from ..configs import Settings
 from ..errors import JobError
 from ..stages.align import AlignStage
 from ..stages.decode import DecodeStage
-from ..stages.encode import EncodeOptions, EncodeStage, RenderedSegment
+from ..stages.encode import EncodeOptions, EncodeStage, Picture, StreamedSegment
 from ..stages.mask import MaskStage
 from ..stages.paste import PasteStage
 from ..stages.records import Crops, Frame, Segment, SourceFace
@@ -75,12 +78,30 @@ class Renderer:
         tracks = self._plan.swapped_tracks(segment)
         if not tracks:
             return Loaded(segment, [])
-        with self._watch.time("decode"):
-            frames = self._decode.process(segment)
-        with self._watch.time("align"):
-            crops = [AlignStage(t, self._template, self._size).process(frames) for t in tracks]
-        small = sum(f.rgb.nbytes for f in frames) <= KEEP_BYTES
-        return Loaded(segment, [c for c in crops if len(c)], frames if small else [])
+        stages = [AlignStage(t, self._template, self._size) for t in tracks]
+        pieces: list[list[Crops]] = [[] for _ in stages]
+        kept: list[Frame] | None = []
+        held = 0
+        for frame in self._timed(self._decode.frames(segment)):
+            with self._watch.time("align"):
+                for stage, piece in zip(stages, pieces, strict=True):
+                    piece.append(stage.process([frame]))
+            held += frame.rgb.nbytes
+            if held > KEEP_BYTES:
+                kept = None
+            if kept is not None:
+                kept.append(frame)
+        crops = [joined for piece in pieces if len(joined := _join(piece))]
+        return Loaded(segment, crops, kept or [])
+
+    def _timed(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """The same frames; the time they take counts as decoding."""
+        while True:
+            with self._watch.time("decode"):
+                frame = next(frames, None)
+            if frame is None:
+                return
+            yield frame
 
     def swap(self, loaded: Loaded) -> Loaded:
         """Run the networks on the crops of each track."""
@@ -94,15 +115,49 @@ class Renderer:
 
     def write(self, swapped: Loaded) -> None:
         """Paste, encode, and enter the segment into the ledger."""
-        segment, frames = swapped.segment, swapped.frames
-        if not frames:
-            with self._watch.time("decode"):
-                frames = self._decode_again.process(segment)
-        with self._watch.time("paste"):
-            rgb, touched = self._paste.process((frames, swapped.crops))
+        segment = swapped.segment
+        shot_start = self._plan.shots[segment.shot][0]
+        item = StreamedSegment(segment, self._pasted(swapped), shot_start)
         with self._watch.time("encode"):
-            shot_start = self._plan.shots[segment.shot][0]
-            path: Path = self._encode.process(RenderedSegment(segment, frames, rgb, touched, shot_start))
+            path: Path = self._encode.process(item)
         faces = (int(i) for crops in swapped.crops for i in crops.frames)
         self._job.record(self._plan, segment, path, faces)
         self._listener.advance("encode", segment.stop - segment.start)
+
+    def _pasted(self, swapped: Loaded) -> Iterator[Picture]:
+        frames = iter(swapped.frames) if swapped.frames else self._decode_again.frames(swapped.segment)
+        for frame in self._timed(frames):
+            with self._watch.time("paste"):
+                here = [_rows(crops, frame.index) for crops in swapped.crops]
+                (rgb,), (touched,) = self._paste.process(([frame], here))
+            yield frame, rgb, touched
+
+
+def _join(pieces: list[Crops]) -> Crops:
+    """Crops of one track, frame after frame, as one; before masks and swap."""
+    parts = [p for p in pieces if len(p)] or pieces[:1]
+    return replace(
+        parts[0],
+        frames=np.concatenate([p.frames for p in parts]),
+        images=np.concatenate([p.images for p in parts]),
+        matrices=np.concatenate([p.matrices for p in parts]),
+        landmarks=np.concatenate([p.landmarks for p in parts]),
+    )
+
+
+def _rows(crops: Crops, frame: int) -> Crops:
+    """The rows of one frame (views; none or one)."""
+    a, b = (int(v) for v in np.searchsorted(crops.frames, (frame, frame + 1)))
+    masks, swapped, weights = (
+        None if v is None else v[a:b] for v in (crops.masks, crops.swapped, crops.weights)
+    )
+    return replace(
+        crops,
+        frames=crops.frames[a:b],
+        images=crops.images[a:b],
+        matrices=crops.matrices[a:b],
+        landmarks=crops.landmarks[a:b],
+        masks=masks,
+        swapped=swapped,
+        weights=weights,
+    )

@@ -205,9 +205,13 @@ class DecodeStage:
         """Open the file."""
         self._reader = open_reader(self.info, self.backend)
 
-    def process(self, segment: Segment, /) -> list[Frame]:
-        """Frames [segment.start, segment.stop)."""
+    def frames(self, segment: Segment) -> Iterator[Frame]:
+        """Frames [segment.start, segment.stop), each decoded when it is its turn."""
         if self._reader is None:
             self.setup()
         assert self._reader is not None
-        return list(self._reader.read(segment.start, segment.stop))
+        return self._reader.read(segment.start, segment.stop)
+
+    def process(self, segment: Segment, /) -> list[Frame]:
+        """The same, all at once."""
+        return list(self.frames(segment))

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -34,6 +35,7 @@ from .records import F32, U8, ClipInfo, Frame, Segment
 
 # Fixed, as the output depends on it. Segments are encoded side by side instead.
 _THREADS = 2
+Picture = tuple[Frame, U8, F32 | None]
 _ROOM = 64  # frames of room for reordering, so that decoding times never precede zero
 
 
@@ -88,6 +90,21 @@ class RenderedSegment:
     touched: list[F32 | None]
     shot_start: int
 
+    @property
+    def pictures(self) -> Iterator[Picture]:
+        """Frame, picture and what changed in it, one after the other."""
+        return zip(self.frames, self.rgb, self.touched, strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedSegment:
+    """The same, each frame made when it is its turn, so that no more than a few are in memory.
+    ``pictures`` is gone through once."""
+
+    segment: Segment
+    pictures: Iterator[Picture]
+    shot_start: int
+
 
 def _remove(path: Path) -> None:
     if path.is_dir():
@@ -112,7 +129,7 @@ class EncodeStage:
     def setup(self) -> None:
         """Nothing to load."""
 
-    def process(self, item: RenderedSegment, /) -> Path:
+    def process(self, item: RenderedSegment | StreamedSegment, /) -> Path:
         """Write the segment under a temporary name, flush it to disk, rename it.
 
         Raises:
@@ -157,18 +174,17 @@ class EncodeStage:
             if value is not None:
                 setattr(context, tag, value)
 
-    def _frames(self, item: RenderedSegment, first: int, last: int) -> Iterator[av.VideoFrame]:
-        for i in range(first, last):
-            picture = compose(
-                item.frames[i], item.rgb[i], item.touched[i], self.options.pix_fmt, self.options.colour
-            )
-            picture.pts, picture.time_base = i - first, 1 / self.info.rate
+    def _frames(self, pictures: Iterable[Picture]) -> Iterator[av.VideoFrame]:
+        for i, (frame, rgb, touched) in enumerate(pictures):
+            picture = compose(frame, rgb, touched, self.options.pix_fmt, self.options.colour)
+            picture.pts, picture.time_base = i, 1 / self.info.rate
             picture.color_range = self.options.color_range or 0
             picture.colorspace = 2 if self.options.colorspace is None else self.options.colorspace
             yield picture
 
-    def _write_video(self, item: RenderedSegment, path: Path) -> None:
-        interval, n = self.options.keyframe_interval, len(item.frames)
+    def _write_video(self, item: RenderedSegment | StreamedSegment, path: Path) -> None:
+        interval, n = self.options.keyframe_interval, item.segment.stop - item.segment.start
+        pictures = item.pictures
         step = max(Fraction(1000) / self.info.rate, Fraction(1))  # milliseconds, Matroska's clock
         with av.open(str(path), "w", format="matroska") as container:
             container.flags |= cast(int, av.container.Flags.bitexact.value)
@@ -180,7 +196,7 @@ class EncodeStage:
                 if first:
                     context = cast(VideoCodecContext, CodecContext.create(self.options.codec, "w"))
                     self._configure(context)
-                for packet in self._encode(context, item, first, min(first + interval, n)):
+                for packet in self._encode(context, islice(pictures, min(interval, n - first))):
                     packet.stream = stream
                     packet.time_base = Fraction(1, 1000)
                     assert packet.pts is not None
@@ -193,18 +209,16 @@ class EncodeStage:
             raise OSError(0, f"{self.options.codec} made {written} packets of {n} frames")
         _sync(path)
 
-    def _encode(
-        self, context: VideoCodecContext, item: RenderedSegment, first: int, last: int
-    ) -> Iterator[Any]:
-        for picture in self._frames(item, first, last):
+    def _encode(self, context: VideoCodecContext, pictures: Iterable[Picture]) -> Iterator[Any]:
+        for picture in self._frames(pictures):
             yield from context.encode(picture)
         yield from context.encode(None)
 
     # folders of frames
 
-    def _write_files(self, item: RenderedSegment, folder: Path) -> None:
+    def _write_files(self, item: RenderedSegment | StreamedSegment, folder: Path) -> None:
         folder.mkdir()
-        for frame, rgb, touched in zip(item.frames, item.rgb, item.touched, strict=True):
+        for frame, rgb, touched in item.pictures:
             name = self.info.files[frame.index]
             original, target = self.info.path / name, folder / name
             if touched is None or not touched.any():

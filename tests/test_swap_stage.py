@@ -234,7 +234,7 @@ def test_features_follow_what_is_seen(crops: Crops, networks: Networks) -> None:
     with torch.no_grad():
         parse = networks.parse(to_tensor(crops.images[:1], torch.device("cpu")))[0].numpy()
     points, found = feature_points(parse, crops.landmarks[0], names)
-    assert len(points) == len(found) == 5 + 5 * 4
+    assert len(points) == len(found) == 5 + 6 * 4
     assert found[:13].all()  # landmarks and both open eyes
     right = points[5:9]
     assert right[0, 0] < crops.landmarks[0][0, 0] < right[1, 0]

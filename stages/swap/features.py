@@ -53,7 +53,7 @@ def _window(size: int, centre: F32, half_width: float, half_height: float) -> F3
 
 
 def feature_points(parse: F32, landmarks: F32, names: Sequence[str]) -> tuple[F32, NDArray[np.bool_]]:
-    """The five landmarks and the extents of eyes, brows and mouth: points (P, 2) and which were seen (P,).
+    """Landmarks, then the extents of eyes, brows, mouth and nose: points (P, 2), and which were seen (P,).
 
     Args:
         parse: class probabilities (K, S, S) of a crop.
@@ -78,10 +78,12 @@ def feature_points(parse: F32, landmarks: F32, names: Sequence[str]) -> tuple[F3
         classes("brows") * _window(size, right_eye - above, 0.48 * gap, 0.35 * gap),
         classes("brows") * _window(size, left_eye - above, 0.48 * gap, 0.35 * gap),
         classes("lips", "mouth") * _window(size, mouth, 0.8 * gap, 0.7 * gap),
+        classes("nose") * _window(size, landmarks[2] - above, 0.5 * gap, 0.75 * gap),
     ]
     points, found = [landmarks.astype(np.float32)], [np.ones(5, bool)]
     for part in parts:
         extents, seen = _extents(part)
         points.append(extents)
         found.append(np.full(EXTENTS, seen))
+    found[-1][2] = False  # where a nose begins is anyone's guess; its wings and tip are not
     return np.concatenate(points), np.concatenate(found)

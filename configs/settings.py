@@ -25,7 +25,7 @@ class GuidanceTerm(BaseModel):
     share of steps done is below ``progress``; λ is ``scale`` times that factor.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     term: str
     scale: float = Field(ge=0)
@@ -35,7 +35,7 @@ class GuidanceTerm(BaseModel):
 class Settings(BaseModel):
     """Everything that decides what the output looks like (see ``docs/settings.md``)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     preset: str = "cpu"
     pack: str = "starter"

@@ -63,16 +63,27 @@ def scale_of(matrix: F64) -> float:
 
 
 def warp(image: U8, matrix: F64, size: int) -> U8:
-    """The crop (size, size, 3) uint8 of a frame (H, W, 3) uint8 RGB under a frame → crop matrix."""
+    """The crop (size, size, 3) uint8 of a frame (H, W, 3) uint8 RGB under a frame → crop matrix.
+
+    Only the crop's neighbourhood is worked on: the cost does not grow with the frame.
+    """
     scale = scale_of(matrix)
-    if scale < 1:
-        # Anti-alias: σ such that the frame's detail fits the crop's sampling (0.5/scale − 0.5 px).
-        sigma = 0.5 * (1 / scale - 1)
-        if sigma > 0.1:
-            image = cast(U8, cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE))
+    # Anti-alias: σ such that the frame's detail fits the crop's sampling (0.5/scale − 0.5 px).
+    sigma = 0.5 * (1 / scale - 1) if scale < 1 else 0.0
+    height, width = image.shape[:2]
+    corners = apply_points(invert(matrix), np.array([[x, y] for x in (0.0, size) for y in (0.0, size)]))
+    reach = int(np.ceil(4 * sigma)) + 4  # of the blur's kernel and the cubic's
+    last = np.array([width - 1, height - 1])
+    low = np.maximum(np.clip(np.floor(corners.min(0)).astype(int), 0, last) - reach, 0)
+    high = np.minimum(np.clip(np.ceil(corners.max(0)).astype(int), 0, last) + reach, last) + 1
+    near = image[low[1] : high[1], low[0] : high[0]]
+    local = matrix.copy()
+    local[:, 2] += matrix[:, :2] @ low
+    if sigma > 0.1:
+        near = cast(U8, cv2.GaussianBlur(near, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE))
     return cast(
         U8,
-        cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE),
+        cv2.warpAffine(near, local, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE),
     )
 
 

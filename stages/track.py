@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from ..configs.settings import Settings
-from .align import ARCFACE_TEMPLATE, apply_points, estimate_similarity, invert, scale_of, warp
+from .align import ARCFACE_TEMPLATE, estimate_similarity, warp
 from .detect import overlap
 from .records import F32, F64, U8, Detection, Track
 
@@ -229,15 +229,7 @@ def smooth(values: F64, sigma: float, weights: F64 | None = None) -> F64:
 def aligned_face(rgb: U8, landmarks: F32) -> U8:
     """The face as identity networks take it: ArcFace's template, (112, 112, 3) uint8 RGB."""
     matrix = estimate_similarity(landmarks.astype(np.float64), ARCFACE_TEMPLATE)
-    corners = apply_points(invert(matrix), np.array([[0.0, 0], [111, 0], [0, 111], [111, 111]]))
-    # Only the neighbourhood of the face is low-passed and warped; the margin covers both kernels.
-    margin = 8 + 4 / min(1.0, scale_of(matrix))
-    high_x, high_y = np.array(rgb.shape[1::-1]) - 1
-    x0, y0 = np.floor(corners.min(0) - margin).astype(int).clip(0, [high_x, high_y])
-    x1, y1 = np.ceil(corners.max(0) + margin).astype(int).clip(0, [high_x, high_y])
-    shifted = matrix.copy()
-    shifted[:, 2] += matrix[:, :2] @ [x0, y0]
-    return warp(np.ascontiguousarray(rgb[y0 : y1 + 1, x0 : x1 + 1]), shifted, 112)
+    return warp(rgb, matrix, 112)
 
 
 def _frontal(landmarks: F32) -> float:

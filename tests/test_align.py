@@ -108,3 +108,18 @@ def test_the_stage_puts_landmarks_on_the_template() -> None:
     np.testing.assert_allclose(crops.landmarks, np.stack([template] * 2), atol=1e-3)
     assert not np.array_equal(crops.images[0], crops.images[1])
     assert len(AlignStage(track, template, 112).process([Frame(9, picture)])) == 0
+
+
+@pytest.mark.parametrize("centre", [(300.0, 200.0), (20.0, 30.0), (630.0, 350.0), (-400.0, 900.0)])
+@pytest.mark.parametrize("scale", [0.3, 0.8, 1.7])
+def test_a_crop_needs_only_its_neighbourhood(centre: tuple[float, float], scale: float) -> None:
+    """The same crop as from low-passing and warping the whole frame, wherever the face is."""
+    rng = np.random.default_rng(0)
+    frame = cv2.GaussianBlur(rng.integers(0, 256, (360, 640, 3), np.uint8), (0, 0), 1.0)
+    linear = scale * np.array([[0.96, -0.28], [0.28, 0.96]])
+    matrix = np.hstack([linear, (64 - linear @ centre)[:, None]])
+    whole = frame
+    if scale < 1:
+        whole = cv2.GaussianBlur(frame, (0, 0), 0.5 * (1 / scale - 1), borderType=cv2.BORDER_REPLICATE)
+    wanted = cv2.warpAffine(whole, matrix, (128, 128), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    assert np.abs(warp(frame, matrix, 128).astype(int) - wanted).max() <= 2

@@ -89,3 +89,9 @@ def test_digest_names_every_setting_that_changes_the_picture() -> None:
     }  # fmt: skip
     digests = {base.model_copy(update={k: v}).digest() for k, v in changed.items()}
     assert len(digests | {base.digest()}) == len(changed) + 1
+
+
+@pytest.mark.parametrize("text", ["smoothing=inf", "mask_grow=nan", "guidance.identity.scale=inf"])
+def test_numbers_are_finite(text: str) -> None:
+    with pytest.raises(SettingsError, match="finite"):
+        load_settings("cpu", assignments=[text])

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-import cv2
 import numpy as np
 import onnxruntime
 
@@ -67,9 +66,3 @@ def recovery(swapped: F64, unrelated: F64, same: F64) -> float:
     """(s_swap − s_unrelated) / (s_same − s_unrelated) from cosines; 0 unchanged, 1 as another photo."""
     low, high = float(np.mean(unrelated)), float(np.mean(same))
     return (float(np.mean(swapped)) - low) / (high - low)
-
-
-def crop_for_view(picture: U8, landmarks: F32, size: int = 256) -> U8:
-    """An upright portrait crop for contact sheets."""
-    template = (ARCFACE_TEMPLATE / 112 - 0.5) * 0.75 * size + size / 2
-    return cast(U8, cv2.resize(warp(picture, estimate_similarity(landmarks, template), size), (size, size)))

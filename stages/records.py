@@ -11,7 +11,7 @@ Conventions for all of them
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -136,7 +136,6 @@ class Crops:
     masks: F32 | None = None
     swapped: F32 | None = None
     weights: F32 | None = None
-    extras: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.frames)

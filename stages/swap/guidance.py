@@ -7,7 +7,7 @@ are the crop's side or half of it (a preview decode): terms work in coordinates 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,7 +42,6 @@ class Context:
     seed: int = 0
     track: int = 0
     step: int = 0
-    cache: dict[str, Any] = field(default_factory=dict)
 
 
 class Term(Protocol):

@@ -30,7 +30,7 @@ class Sampling:
     picture so that ẑ_0 moves by λ-weighted ``step_size`` (RMS within the mask, in units of the latents'
     standard deviation): the direction comes from the networks, the length from us (after DSG, arXiv
     2402.03201), so that no frame burns and none stays untouched. ``preview`` guides through the cheap
-    half-resolution decode. Guidance runs while the share of steps done is below ``guide_until``.
+    half-resolution decode.
     """
 
     steps: int

@@ -1,6 +1,6 @@
 """Time the decoders on a clip, and check that they give the same frames.
 
-    python benchmarks/decode_backends.py CLIP [--segment 48] [--repeats 3]
+    python benchmarks/decode_backends.py [CLIP] [--segment 48] [--repeats 3]
 
 Two ways of reading: the whole clip in order, and segments in shuffled order (what workers on several
 machines do). Rates are the best of the repeats and mean little on a busy machine: compare CPU time.
@@ -27,6 +27,7 @@ from ldvid.stages.records import ClipInfo
 from rich.console import Console
 from rich.table import Table
 
+ROOT = Path(__file__).resolve().parents[1]
 BACKENDS = ("pyav", "decord")
 
 
@@ -101,7 +102,7 @@ def nearest(ours: np.ndarray, theirs: np.ndarray) -> float:
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("clip", type=Path)
+    parser.add_argument("clip", nargs="?", type=Path, default=ROOT / "examples/clip.mp4")
     parser.add_argument("--segment", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()

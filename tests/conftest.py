@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ldvid.stages.detect import open_detector
+from ldvid.stages.detect import Detector, open_detector
 from ldvid.stages.records import SourceFace
 from ldvid.stages.source import load_source
 from ldvid.stages.swap.manifest import Pack, open_pack
@@ -93,9 +93,16 @@ def networks(pack: Pack) -> Networks:
 
 
 @pytest.fixture(scope="session")
-def faces(pack: Pack, networks: Networks, example_face: Path) -> tuple[SourceFace, SourceFace]:
+def detector(pack: Pack) -> Detector:
+    """Its face detector, at the default threshold."""
+    return open_detector(pack, 0.6)
+
+
+@pytest.fixture(scope="session")
+def faces(
+    pack: Pack, networks: Networks, detector: Detector, example_face: Path
+) -> tuple[SourceFace, SourceFace]:
     """The two example portraits as aligned sources."""
-    detector = open_detector(pack, 0.6)
     paths = (example_face, example_face.with_name("face-2.png"))
     one, two = (load_source(p, pack, detector, networks.embed, None)[0] for p in paths)
     return one, two

@@ -14,7 +14,7 @@ from ldvid.stages.detect import Detector, open_detector, overlap
 from ldvid.stages.records import U8
 from ldvid.stages.scrfd import decode_scrfd
 from ldvid.stages.shots import ShotDetector
-from ldvid.stages.swap.manifest import Pack, open_pack
+from ldvid.stages.swap.manifest import Pack
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIPS = ROOT.parent / "shared" / "data" / "clips"
@@ -30,16 +30,6 @@ def frames(path: Path) -> Iterator[U8]:
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
             yield frame.to_ndarray(format="rgb24")
-
-
-@pytest.fixture(scope="module")
-def pack() -> Pack:
-    return open_pack("starter")
-
-
-@pytest.fixture(scope="module")
-def detector(pack: Pack) -> Detector:
-    return open_detector(pack, 0.6)
 
 
 def test_the_portrait_has_one_face_with_landmarks_in_place(detector: Detector) -> None:

@@ -15,7 +15,7 @@ from ldvid.configs import GuidanceTerm
 from ldvid.errors import SettingsError
 from ldvid.stages.records import SourceFace
 from ldvid.stages.swap.blend import at_level, blend, downsample_mask
-from ldvid.stages.swap.guidance import Context, arcface_theta, build_terms
+from ldvid.stages.swap.guidance import Context, Identity, Scheduled, arcface_theta, build_terms
 from ldvid.stages.swap.networks import Networks, to_tensor
 from ldvid.stages.swap.noise import latent_noise
 from ldvid.stages.swap.sampler import Sampling, clean_estimate, ddim_step, guided_swap, implied_noise
@@ -143,6 +143,32 @@ def test_guidance_moves_towards_the_source(
 
     guided, free = loss(list(identity)), loss([])
     assert (guided < free - 0.03).all(), (guided, free)
+
+
+def test_segmentation_keeps_the_layout(context: Context, z0: Tensor) -> None:
+    """From another face, its guidance brings the target's parse back."""
+    start = z0.flip(0)
+    m = downsample_mask(context.mask, 8)
+    term = build_terms([GuidanceTerm(term="segmentation", scale=1.0)])
+
+    def loss(chosen: list[Scheduled]) -> Tensor:
+        z = guided_swap(context, z0, start, m, chosen, replace(FEW, step_size=0.2))
+        with torch.no_grad():
+            return term[0].term.loss(context.networks.decode(z), context)
+
+    guided, free = loss(term), loss([])
+    assert (guided < 0.8 * free).all(), (guided, free)
+
+
+def test_jitter_moves_the_view_and_is_keyed(context: Context) -> None:
+    plain, moved = Identity(), Identity(jitter=1.0)
+    values = [
+        moved.loss(context.target, replace(context, step=step, seed=seed))
+        for step, seed in ((0, 0), (0, 0), (1, 0), (0, 1))
+    ]
+    assert torch.equal(values[0], values[1])
+    assert not torch.equal(values[0], values[2]) and not torch.equal(values[0], values[3])
+    assert (torch.stack(values) - plain.loss(context.target, context)).abs().max() < 0.3
 
 
 def test_a_batch_is_its_rows(context: Context, z0: Tensor) -> None:

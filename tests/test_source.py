@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from ldvid.errors import FaceError, InputError
-from ldvid.stages.detect import Detector, open_detector
+from ldvid.stages.detect import Detector
 from ldvid.stages.records import F32, U8
 from ldvid.stages.source import load_source
-from ldvid.stages.swap.manifest import Pack, open_pack
+from ldvid.stages.swap.manifest import Pack
 from ldvid.stages.swap.onnx_torch import OnnxModule
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,16 +35,6 @@ class Identity:
         with torch.no_grad():
             out = self.net((x - self.entry.mean) / self.entry.scale).flatten(1)
         return torch.nn.functional.normalize(out, dim=1).numpy()
-
-
-@pytest.fixture(scope="module")
-def pack() -> Pack:
-    return open_pack("starter")
-
-
-@pytest.fixture(scope="module")
-def detector(pack: Pack) -> Detector:
-    return open_detector(pack, 0.6)
 
 
 @pytest.fixture(scope="module")

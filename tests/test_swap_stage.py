@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from ldvid.configs import Settings, load_settings
 from ldvid.stages.align import AlignStage
 from ldvid.stages.decode import open_reader, probe
-from ldvid.stages.detect import open_detector
+from ldvid.stages.detect import Detector
 from ldvid.stages.mask import MaskStage, face_oval, soft_mask
 from ldvid.stages.records import Crops, SourceFace, Track
 from ldvid.stages.swap.features import feature_points
 from ldvid.stages.swap.manifest import Pack
 from ldvid.stages.swap.networks import Networks, to_tensor
 from ldvid.stages.swap.stage import SwapStage
-from ldvid.stages.swap.start import bend_map, pose_fit, thin_plate
+from ldvid.stages.swap.start import SourceStart, bend_map, pose_fit, thin_plate
 
 FRAMES = (0, 1, 2, 46, 47)  # a smile, and closed eyes at the end
 
@@ -30,12 +30,11 @@ def small(**changes: object) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def crops(pack: Pack, networks: Networks, example_clip: Path) -> Crops:
+def crops(pack: Pack, networks: Networks, detector: Detector, example_clip: Path) -> Crops:
     """Aligned, masked crops of five frames."""
     info = probe(example_clip)
     reader = open_reader(info, "pyav")
     frames = [frame for i in FRAMES for frame in reader.read(i, i + 1)]
-    detector = open_detector(pack, 0.6)
     found = [detector.detect(f.rgb)[0] for f in frames]
     track = Track(
         3, 0, np.array(FRAMES, np.int64), np.stack([d.box for d in found]),
@@ -215,6 +214,43 @@ def test_equal_features_do_not_bend(crops: Crops) -> None:
     np.testing.assert_allclose(my, ys, atol=1e-2)
     moved = points + np.float32([0, 6])
     assert bend_map(points, moved, 256)[1][170, 128] < 170 - 3
+
+
+def test_the_start_is_the_target_where_nothing_is_to_change(
+    crops: Crops, networks: Networks, faces: tuple[SourceFace, SourceFace]
+) -> None:
+    """Outside the mask exactly; in the eyes and the open mouth all but."""
+    import torch
+
+    assert crops.masks is not None
+    with torch.no_grad():
+        parses = networks.parse(to_tensor(crops.images, torch.device("cpu"))).numpy()
+        source = networks.parse(to_tensor(faces[0].image[None], torch.device("cpu")))[0].numpy()
+    start = SourceStart(faces[0], source, networks.manifest.parser)
+    pictures, kept = start.compose(crops.images, crops.landmarks, crops.masks, parses, 1.0)
+    outside = crops.masks == 0
+    assert np.array_equal(pictures[outside], crops.images[outside].astype(np.float32))
+    names = networks.manifest.parser.classes
+    inner = (parses[:, names.index("mouth")] > 0.9) | (parses[:, names.index("eyes")] > 0.9)
+    assert inner.sum() > 200 and kept[inner].mean() > 0.9
+    assert np.abs(pictures - crops.images)[inner].mean() < 4
+    skin = (crops.masks == 1) & (kept < 0.05)
+    assert np.abs(pictures - crops.images)[skin].mean() > 6
+    unkept, _ = start.compose(crops.images, crops.landmarks, crops.masks, parses, 0.0)
+    assert np.abs(unkept - crops.images)[inner].mean() > 10
+
+
+def test_what_is_held_stays_through_the_loop(
+    crops: Crops, networks: Networks, faces: tuple[SourceFace, SourceFace]
+) -> None:
+    one = rows(crops, 0)
+    free = SwapStage(networks, small(start_hold=0.0, colour_match=0.0), faces[0]).process(one).swapped
+    held = SwapStage(networks, small(start_hold=1.0, colour_match=0.0), faces[0]).process(one).swapped
+    assert free is not None and held is not None
+    x, y = ((one.landmarks[0, 3] + one.landmarks[0, 4]) / 2).round().astype(int)
+    teeth = np.s_[0, y - 4 : y + 8, x - 16 : x + 16]
+    moved = [np.abs(p[teeth] - one.images[teeth]).mean() for p in (free, held)]
+    assert moved[1] < 0.8 * moved[0], moved
 
 
 def test_a_profile_is_no_place_for_a_frontal_photo(crops: Crops) -> None:

@@ -1,10 +1,10 @@
 """Where the loop starts: the source's own face, bent to the target's landmarks and lit like it.
 
 The paper noises the target to level k and lets guidance find the source's identity from there. On few
-steps, and with an identity network small enough for a laptop, that moves a face a third of the way. A
-swap knows more than an embedding: it has the source's picture. Noised to the same level, its large
-shapes survive and its pixels don't; the sampler then settles pose, expression, light and seam. Off in
-preset ``paper`` (``start = "target"``); what each start measures is in ``docs/method.md``.
+steps, and with an identity network small enough for a laptop, that goes only part of the way. A swap
+knows more than an embedding: it has the source's picture. Noised to the same level, its large shapes
+survive and its pixels don't; the sampler then settles pose, expression, light and seam. Off in preset
+``paper`` (``start = "target"``); what each start measures is in ``docs/results.md``.
 """
 
 from __future__ import annotations

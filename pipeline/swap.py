@@ -24,6 +24,7 @@ from .target import (
     default_output,
     put_in_place,
     staged,
+    uninterrupted,
 )
 
 if TYPE_CHECKING:
@@ -276,7 +277,8 @@ class _Run:
                 name=self.output.name,
             )
             write_record(record_part, values)
-            put_in_place(part, self.output, overwrite=request.overwrite)
-            put_in_place(record_part, self.report, overwrite=True)
+            with uninterrupted():  # an output never stands there without its record
+                put_in_place(part, self.output, overwrite=request.overwrite)
+                put_in_place(record_part, self.report, overwrite=True)
         self.listener.advance("finish", plan.clip.frames)
         self.listener.finish("finish")

@@ -6,6 +6,8 @@ import contextlib
 import glob
 import io
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -122,6 +124,19 @@ def staged(output: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             remove(part)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ignores Ctrl-C for a moment that must happen whole; whoever presses it then gets a finished output."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 def put_in_place(part: Path, output: Path, *, overwrite: bool) -> None:

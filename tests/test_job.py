@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -20,7 +22,14 @@ from ldvid.pipeline.files import sha256_of, write_atomic
 from ldvid.pipeline.job import Identity, Job
 from ldvid.pipeline.local import prefetch, run_segments
 from ldvid.pipeline.plan import Plan, cut_segments
-from ldvid.pipeline.target import check_output, check_replaced, default_output, put_in_place, staged
+from ldvid.pipeline.target import (
+    check_output,
+    check_replaced,
+    default_output,
+    put_in_place,
+    staged,
+    uninterrupted,
+)
 from ldvid.stages.records import ClipInfo, Segment, Track
 
 SETTINGS = load_settings("cpu")
@@ -369,3 +378,15 @@ def test_staging_replaces_in_one_step_or_not_at_all(tmp_path: Path, folder: bool
         raise RuntimeError
     assert content(out) == "new"
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
+
+
+def test_ctrl_c_does_not_part_an_output_from_its_record() -> None:
+    done = []
+    with uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        done.append("both in place")
+    assert done
+    with pytest.raises(KeyboardInterrupt):  # and works again afterwards
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)

@@ -75,6 +75,9 @@ def test_masks_hold_the_face_and_nothing_else(crops: Crops) -> None:
         for x, y in landmarks.round().astype(int):
             assert mask[y, x] > 0.95
         assert mask.min() >= 0 and mask.max() <= 1
+        gap = landmarks[1, 0] - landmarks[0, 0]
+        for ear in (landmarks[2, 0] - 1.32 * gap, landmarks[2, 0] + 1.32 * gap):
+            assert mask[round(float(landmarks[2, 1])) - 15, round(float(ear))] < 0.05
         border = np.concatenate(
             [mask[:4].ravel(), mask[-4:].ravel(), mask[:, :4].ravel(), mask[:, -4:].ravel()]
         )

@@ -32,8 +32,8 @@ from ldvid.stages.encode import EncodeOptions, EncodeStage, RenderedSegment
 from ldvid.stages.mask import MaskStage
 from ldvid.stages.paste import paste
 from ldvid.stages.records import U8, Frame, Segment, Track
-from ldvid.stages.swap.manifest import open_pack
 from ldvid.stages.swap.networks import Networks
+from ldvid.stages.swap.pack import open_pack
 from rich.console import Console
 from rich.table import Table
 

@@ -14,7 +14,7 @@ from ..stages.decode import open_reader
 from ..stages.detect import open_detector
 from ..stages.records import F32, U8, ClipInfo
 from ..stages.shots import ShotDetector
-from ..stages.swap.manifest import Pack
+from ..stages.swap.pack import Pack
 from ..stages.track import Tracker, choose_track, same_person
 from .local import prefetch
 from .plan import Plan, cut_segments

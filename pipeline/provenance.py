@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..configs import Settings
-from ..stages.swap.manifest import Pack
+from ..stages.swap.pack import Pack
 from .files import sha256_of, write_atomic
 from .job import Identity
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..stages.records import ClipInfo, SourceFace
-    from ..stages.swap.manifest import Pack
     from ..stages.swap.networks import Networks
+    from ..stages.swap.pack import Pack
 
 
 def swap_clip(request: SwapRequest, listener: Listener | None = None) -> Summary:
@@ -97,7 +97,7 @@ class _Run:
     def _inputs(self) -> tuple[ClipInfo, Pack, Identity]:
         from ..stages.decode import probe
         from ..stages.encode import EncodeOptions
-        from ..stages.swap.manifest import open_pack
+        from ..stages.swap.pack import open_pack
 
         request, settings = self.request, self.settings
         info = probe(request.clip, start=request.start, end=request.end)

@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import PackError
 from .align import ARCFACE_TEMPLATE, apply_points, estimate_similarity, invert, warp
 from .records import F32, F64, U8, Detection
-from .swap.manifest import Pack
+from .swap.pack import Pack
 
 LONG_SIDE = 640  # of the picture the network sees: YuNet's best range, faces of about 12 to 350 px
 LARGE, SMALL_SIDE = 0.45, 256  # faces above this share of the long side are looked for at this size

@@ -14,7 +14,7 @@ from .align import ARCFACE_TEMPLATE, apply_points, estimate_similarity, warp
 from .decode import read_picture
 from .detect import Detector
 from .records import F32, U8, SourceFace
-from .swap.manifest import Pack
+from .swap.pack import Pack
 
 
 def load_source(

@@ -12,8 +12,8 @@ import pytest
 from ldvid.stages.detect import Detector, open_detector
 from ldvid.stages.records import SourceFace
 from ldvid.stages.source import load_source
-from ldvid.stages.swap.manifest import Pack, open_pack
 from ldvid.stages.swap.networks import Networks
+from ldvid.stages.swap.pack import Pack, open_pack
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVELOPMENT_DATA = ROOT.parent / "shared"

@@ -23,7 +23,8 @@ import cv2
 import numpy as np
 import pytest
 from ldvid import __version__
-from ldvid.cli import main, parse_time
+from ldvid.cli import main
+from ldvid.commands.common import parse_time
 from ldvid.configs import preset_names
 from ldvid.errors import SettingsError
 from ldvid.pipeline.progress import Lines, Silent, open_listener, print_summary

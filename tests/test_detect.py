@@ -14,7 +14,7 @@ from ldvid.stages.detect import Detector, open_detector, overlap
 from ldvid.stages.records import U8
 from ldvid.stages.scrfd import decode_scrfd
 from ldvid.stages.shots import ShotDetector
-from ldvid.stages.swap.manifest import Pack
+from ldvid.stages.swap.pack import Pack
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIPS = ROOT.parent / "shared" / "data" / "clips"
@@ -108,7 +108,7 @@ def test_the_threshold_counts(pack: Pack) -> None:
 @pytest.mark.parametrize("kind", ["yunet", "scrfd"])
 def test_a_file_that_is_no_network_is_a_pack_error(pack: Pack, tmp_path: Path, kind: str) -> None:
     entry = pack.manifest.detector.model_copy(update={"kind": kind})
-    broken = Pack(tmp_path, pack.manifest.model_copy(update={"detector": entry}))
+    broken = Pack(tmp_path, pack.manifest.model_copy(update={"detector": entry}), pack.hashes)
     (tmp_path / entry.file).write_bytes(b"not a network")
     with pytest.raises(PackError, match=entry.file):
         open_detector(broken, 0.6)

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from ldvid.errors import PackError, SettingsError
 from ldvid.stages.decode import read_picture
-from ldvid.stages.swap.manifest import EMBEDDED, Pack, find_pack, open_pack
 from ldvid.stages.swap.networks import Networks, resolve_device, to_tensor
+from ldvid.stages.swap.pack import EMBEDDED, Pack, find_pack, open_pack
 
 
 @pytest.fixture(scope="module")

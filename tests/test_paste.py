@@ -16,7 +16,7 @@ from ldvid.stages.colour_match import low_frequencies, match_colour
 from ldvid.stages.detect import open_detector
 from ldvid.stages.paste import PasteStage, paste
 from ldvid.stages.records import F32, F64, U8, Crops, Frame
-from ldvid.stages.swap.manifest import open_pack
+from ldvid.stages.swap.pack import open_pack
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -18,8 +18,8 @@ from ldvid.pipeline.progress import Silent, Stopwatch
 from ldvid.stages.decode import probe
 from ldvid.stages.paste import PasteStage
 from ldvid.stages.records import Crops, SourceFace
-from ldvid.stages.swap.manifest import Pack
 from ldvid.stages.swap.networks import Networks
+from ldvid.stages.swap.pack import Pack
 from ldvid.stages.swap.stage import SwapStage
 
 

@@ -13,8 +13,8 @@ from ldvid.errors import FaceError, InputError
 from ldvid.stages.detect import Detector
 from ldvid.stages.records import F32, U8
 from ldvid.stages.source import load_source
-from ldvid.stages.swap.manifest import Pack
 from ldvid.stages.swap.onnx_torch import OnnxModule
+from ldvid.stages.swap.pack import Pack
 
 ROOT = Path(__file__).resolve().parents[1]
 FACE, FACE_2 = ROOT / "examples/face.png", ROOT / "examples/face-2.png"

@@ -16,8 +16,8 @@ from ldvid.stages.detect import Detector
 from ldvid.stages.mask import MaskStage, face_oval, soft_mask
 from ldvid.stages.records import Crops, SourceFace, Track
 from ldvid.stages.swap.features import feature_points
-from ldvid.stages.swap.manifest import Pack
 from ldvid.stages.swap.networks import Networks, to_tensor
+from ldvid.stages.swap.pack import Pack
 from ldvid.stages.swap.stage import SwapStage
 from ldvid.stages.swap.start import SourceStart, bend_map, pose_fit, thin_plate
 

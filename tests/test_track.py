@@ -14,7 +14,7 @@ from ldvid.configs.settings import Settings
 from ldvid.stages.align import ARCFACE_TEMPLATE, estimate_similarity, warp
 from ldvid.stages.detect import open_detector
 from ldvid.stages.records import F32, U8, Detection, Track
-from ldvid.stages.swap.manifest import open_pack
+from ldvid.stages.swap.pack import open_pack
 from ldvid.stages.track import MAX_GAP, Tracker, aligned_face, choose_track, same_person, smooth
 
 ROOT = Path(__file__).resolve().parents[1]

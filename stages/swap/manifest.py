@@ -1,41 +1,63 @@
-"""Pack manifests: what ``pack.toml`` says, and the check that the files are what it says.
+"""Pack manifests: what ``pack.toml`` says.
 
-A pack is a folder with ``pack.toml`` and weights. Nothing is unpickled: weights are safetensors,
-ONNX, or ``torch.load(weights_only=True)``.
+A pack is a manifest and weights. Nothing is unpickled: weights are safetensors, ONNX, or
+``torch.load(weights_only=True)``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import tomllib
-from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
-import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...errors import PackError
 from ..records import F32
-
-EMBEDDED = Path(__file__).resolve().parents[2] / "packs"
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class FileEntry(_Part):
-    """One file: what it must hash to, whose it is, under which licence."""
+class Origin(_Part):
+    """Where a file is fetched from: a repository of the Hugging Face hub, or a URL.
 
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    ``member`` is the file's name inside the zip at ``url``, whose own hash is ``archive_sha256``.
+    """
+
+    repo: str | None = None
+    revision: str = "main"
+    path: str | None = None
+    url: str | None = None
+    member: str | None = None
+    archive_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Origin:
+        if (self.repo is None) == (self.url is None) or (self.repo is None) != (self.path is None):
+            raise ValueError("an origin is either repo and path, or url")
+        return self
+
+
+class FileEntry(_Part):
+    """One file: what it must hash to, whose it is, under which licence, where it is fetched.
+
+    ``sha256`` None: no published hash is known; the hub's own is checked at the download and recorded
+    in ``pack.lock``, which the file must match from then on.
+    """
+
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    size: int | None = Field(default=None, gt=0)
     source: str
     licence: str
+    origin: Origin | None = None
 
 
-class AutoencoderEntry(_Part):
+class TaesdEntry(_Part):
+    """The tiny autoencoder: one file a half, and the preview head."""
+
     kind: Literal["taesd"]
     encoder: str
     decoder: str
@@ -44,12 +66,36 @@ class AutoencoderEntry(_Part):
     downscale: int
 
 
-class UNetEntry(_Part):
-    kind: Literal["diffusers"]
+class VQEntry(_Part):
+    """A diffusers ``VQModel`` folder: pictures in [−1, 1], latents as they are before quantisation.
+
+    ``scale`` multiplies the latents the UNet sees; diffusers' config is not asked, whose default of
+    0.18215 is wrong for models older than the field.
+    """
+
+    kind: Literal["vq"]
+    folder: str
+    latent_channels: int
+    downscale: int
+    scale: float = 1.0
+    preview: None = None
+
+
+class UNetFileEntry(_Part):
+    """Weights in one safetensors file with latent mean and deviation; the architecture stands here."""
+
+    kind: Literal["file"]
     file: str
     arguments: dict[str, Any]
     class_label: int | None = None
-    prediction: Literal["epsilon"] = "epsilon"
+
+
+class UNetFolderEntry(_Part):
+    """A diffusers ``UNet2DModel`` folder."""
+
+    kind: Literal["diffusers"]
+    folder: str
+    class_label: int | None = None
 
 
 class ScheduleEntry(_Part):
@@ -70,18 +116,33 @@ class IdentityEntry(_Part):
 
 
 class ParserEntry(_Part):
+    """``parts`` groups a finer parser's classes under the names the stages know (eyes, brows, lips, …);
+    ``face`` names classes."""
+
     kind: Literal["bisenet"]
     file: str
     size: int
     classes: tuple[str, ...]
     face: tuple[str, ...]
+    parts: dict[str, tuple[str, ...]] = {}
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    def indices(self, part: str) -> list[int]:
+        """The classes that make up a part, by position; empty where the parser does not know it."""
+        return [self.classes.index(c) for c in self.parts.get(part, (part,)) if c in self.classes]
 
 
 class DetectorEntry(_Part):
     kind: Literal["yunet", "scrfd"]
     file: str
+
+
+class PoseEntry(_Part):
+    """The pose network ``ldvid evaluate`` uses: facexlib's Hopenet, or the one that comes with ldvid."""
+
+    kind: Literal["hopenet", "judge"]
+    file: str | None = None
 
 
 class Manifest(_Part):
@@ -94,77 +155,28 @@ class Manifest(_Part):
     crop_size: int
     template: tuple[tuple[float, float], ...] = Field(min_length=5, max_length=5)
     files: dict[str, FileEntry]
-    autoencoder: AutoencoderEntry
-    unet: UNetEntry
+    autoencoder: TaesdEntry | VQEntry = Field(discriminator="kind")
+    unet: UNetFileEntry | UNetFolderEntry = Field(discriminator="kind")
     schedule: ScheduleEntry
     identity: IdentityEntry
     parser: ParserEntry
     detector: DetectorEntry
+    pose: PoseEntry = PoseEntry(kind="judge")
 
     def template_points(self) -> F32:
         """The five landmarks at the crop's size, (5, 2), order as in ``records``."""
         return np.asarray(self.template, np.float32)
 
 
-class Pack:
-    """A folder whose files have been checked against its manifest."""
-
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder = folder
-        self.manifest = manifest
-
-    def path(self, file: str) -> Path:
-        """Path of a file the manifest lists; PackError if it does not list it."""
-        if file not in self.manifest.files:
-            raise PackError(f"{self.folder / 'pack.toml'}: {file} is used but not listed under [files]")
-        return self.folder / file
-
-    def digest(self) -> str:
-        """SHA-256 over the hashes of all files and the manifest's text."""
-        return hashlib.sha256((self.folder / "pack.toml").read_bytes()).hexdigest()
-
-
-def _folders() -> list[Path]:
-    home = os.environ.get("LDVID_HOME")
-    cache = Path(home) if home else Path(platformdirs.user_cache_dir("ldvid"))
-    return [EMBEDDED, cache / "packs"]
-
-
-def find_pack(name: str) -> Path:
-    """The folder of a pack: a path to one, an embedded one, or one in ``$LDVID_HOME/packs``."""
-    candidates = [Path(name), *(folder / name for folder in _folders())]
-    for folder in candidates:
-        if (folder / "pack.toml").is_file():
-            return folder.resolve()
-    have = sorted({p.parent.name for f in _folders() if f.is_dir() for p in f.glob("*/pack.toml")})
-    raise PackError(f"--pack {name}: no such pack; there are {', '.join(have) or 'none'}")
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: Path, _size: int, _mtime_ns: int) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def open_pack(name: str) -> Pack:
-    """Find a pack, read its manifest, and verify every file's SHA-256.
-
-    Raises:
-        PackError: no such pack, a manifest that can't be read, a missing or altered file.
-    """
-    folder = find_pack(name)
+def read_manifest(folder: Path) -> Manifest:
+    """``pack.toml`` of a folder; PackError if it can't be read as one."""
+    path = folder / "pack.toml"
     try:
-        manifest = Manifest.model_validate(tomllib.loads((folder / "pack.toml").read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
-        raise PackError(f"{folder / 'pack.toml'}: not a valid manifest: {error}") from error
-    for file, entry in manifest.files.items():
-        path = folder / file
-        if Path(file).name != file or not path.is_file():
-            raise PackError(f"pack {manifest.name}: {path} is missing")
-        stat = path.stat()
-        if _sha256(path, stat.st_size, stat.st_mtime_ns) != entry.sha256:
-            raise PackError(
-                f"pack {manifest.name}: {path} is not the file the manifest names (its SHA-256 differs); "
-                "it is damaged or was replaced, install the pack again"
-            )
-    return Pack(folder, manifest)
+        manifest = Manifest.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, ValidationError, OSError) as error:
+        raise PackError(f"{path}: not a valid manifest: {error}") from error
+    for file in manifest.files:
+        parts = PurePosixPath(file).parts
+        if PurePosixPath(file).is_absolute() or ".." in parts or "\\" in file or ":" in file:
+            raise PackError(f"{path}: {file}: files of a pack lie in its own folder")
+    return manifest

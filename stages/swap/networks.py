@@ -19,8 +19,9 @@ from ...errors import PackError, SettingsError
 from ..align import ARCFACE_TEMPLATE
 from ..records import F32, U8
 from .autoencoder import TinyAutoencoder
-from .manifest import Manifest, Pack, UNetEntry
+from .manifest import Manifest, TaesdEntry, UNetFileEntry
 from .onnx_torch import OnnxModule
+from .pack import Pack
 from .schedule import alpha_bars
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -54,7 +55,7 @@ def load_quantised(path: Any) -> dict[str, Tensor]:
     return state
 
 
-def _load_unet(path: Any, entry: UNetEntry) -> tuple[nn.Module, Tensor, Tensor]:
+def _load_unet(path: Any, entry: UNetFileEntry) -> tuple[nn.Module, Tensor, Tensor]:
     from diffusers import UNet2DModel
 
     state = load_quantised(path)
@@ -101,6 +102,8 @@ class Networks:
             SettingsError: CUDA asked for where there is none.
         """
         m, place = pack.manifest, resolve_device(device)
+        if not isinstance(m.autoencoder, TaesdEntry) or not isinstance(m.unet, UNetFileEntry):
+            raise PackError(f"pack {m.name}: its kind of autoencoder or UNet can't be loaded yet")
         try:
             autoencoder = TinyAutoencoder.load(
                 pack.path(m.autoencoder.encoder),

@@ -1,0 +1,29 @@
+"""What several commands need: times as FFmpeg reads them, quiet libraries."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+
+from ..errors import SettingsError
+
+_TIME = re.compile(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d*)?|\.\d+)(s|ms|us)?")
+
+
+def parse_time(text: str, flag: str) -> float:
+    """Seconds from ``12.5``, ``200ms``, ``MM:SS`` or ``HH:MM:SS.ms``, as FFmpeg reads them."""
+    match = _TIME.fullmatch(text.strip())
+    sexagesimal = match is not None and match[2] is not None
+    if match is None or (sexagesimal and (match[4] or float(match[3]) >= 60)):
+        raise SettingsError(f"{flag} {text}: not a time; write seconds (12.5) or HH:MM:SS.ms (00:01:02.5)")
+    unit = {"ms": 1e-3, "us": 1e-6}.get(match[4], 1.0)
+    return (int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + float(match[3])) * unit
+
+
+def hush() -> None:
+    """Keep the libraries' warnings off the user's terminal."""
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it sets its logger's level from this alone
+    logging.getLogger("libav").setLevel(logging.CRITICAL)

@@ -1,0 +1,89 @@
+"""``ldvid swap``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .common import hush, parse_time
+
+
+def swap(
+    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A video, a GIF, or a folder of frames.")],
+    source: Annotated[
+        Path, typer.Option("--source", "-s", metavar="FACE", help="A picture of the face to put in.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="OUT", help="Default: CLIP.swapped.mp4 beside the clip."),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Settings to start from; see 'ldvid presets'.")] = "cpu",
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="TOML file with settings.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated."),
+    ] = None,
+    pack: Annotated[str | None, typer.Option(help="Model pack: a name or a folder.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
+    start: Annotated[
+        str | None, typer.Option(metavar="T", help="Begin here: seconds or HH:MM:SS.ms.")
+    ] = None,
+    end: Annotated[str | None, typer.Option(metavar="T", help="Stop here, same notation.")] = None,
+    source_face: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Which face of the source, 1 being the largest.")
+    ] = None,
+    allow_no_face: Annotated[
+        bool, typer.Option("--allow-no-face", help="Copy a clip in which no face is found.")
+    ] = False,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the networks run.")] = "auto",
+    job: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Job folder; kept. Default: OUT.ldvid-job.")
+    ] = None,
+    keep_job: Annotated[bool, typer.Option("--keep-job", help="Keep the job folder when done.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard what an earlier job has done.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks and the libraries' warnings.")
+    ] = False,
+) -> None:
+    """Put the face of FACE on the person in CLIP.
+
+    A stopped run goes on where it was when the same command is given again.
+    """
+    from ..configs import load_settings
+    from ..pipeline.progress import open_listener, print_summary
+    from ..pipeline.request import SwapRequest
+    from ..pipeline.swap import swap_clip
+
+    if not debug:
+        hush()
+    settings = load_settings(
+        preset, config=config, overrides={"pack": pack, "seed": seed}, assignments=assignments or ()
+    )
+    request = SwapRequest(
+        clip=clip,
+        source=source,
+        settings=settings,
+        output=output,
+        start=None if start is None else parse_time(start, "--start"),
+        end=None if end is None else parse_time(end, "--end"),
+        job=job,
+        overwrite=overwrite,
+        restart=restart,
+        keep_job=keep_job,
+        device=device,
+        source_face=source_face,
+        allow_no_face=allow_no_face,
+    )
+    summary = swap_clip(request, open_listener(quiet=quiet))
+    if as_json:
+        typer.echo(json.dumps(asdict(summary), default=str, ensure_ascii=False))
+    elif not quiet:
+        print_summary(summary, sys.stdout)

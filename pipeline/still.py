@@ -1,0 +1,109 @@
+"""Swapping single pictures: what ``evaluate``, ``preview`` and ``swap PICTURE`` have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..configs import Settings
+from ..errors import FaceError
+from ..stages.align import AlignStage
+from ..stages.detect import open_detector
+from ..stages.mask import MaskStage
+from ..stages.paste import PasteStage
+from ..stages.records import F32, U8, Crops, Detection, Frame, SourceFace, Track
+from ..stages.source import load_source
+from ..stages.swap.networks import Networks
+from ..stages.swap.pack import Pack, open_pack
+from ..stages.swap.stage import SwapStage
+
+
+@dataclass(frozen=True)
+class StillSwap:
+    """A picture before and after, both (H, W, 3) uint8 RGB.
+
+    ``mask`` (H, W) float32 in [0, 1] is the paste's alpha: 0 where nothing was touched. ``landmarks``
+    (5, 2) are the target face's, in pixels of the picture.
+    """
+
+    original: U8
+    swapped: U8
+    mask: F32
+    landmarks: F32
+
+
+class StillSwapper:
+    """The stages of a swap on one picture at a time, with networks loaded once.
+
+    Args:
+        settings: preset and changes; a batch holds one picture whatever ``batch`` says.
+        device: as for the command.
+        pack, networks: to share what another swapper has loaded; by default those of the settings.
+
+    Raises:
+        PackError, SettingsError: as the loading does.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        device: str = "auto",
+        pack: Pack | None = None,
+        networks: Networks | None = None,
+    ) -> None:
+        self.settings = settings.model_copy(update={"batch": 1})
+        self.pack = pack if pack is not None else open_pack(settings.pack)
+        self.networks = networks if networks is not None else Networks.load(self.pack, device, settings.dtype)
+        self.detector = open_detector(self.pack, settings.detector_threshold)
+
+    def source(self, path: Path, face: int | None = None) -> SourceFace:
+        """The face to put in, from a picture; errors as ``stages.source.load_source``."""
+        return load_source(path, self.pack, self.detector, self.networks.embed, face=face)[0]
+
+    def find(self, picture: U8, what: str = "the picture") -> Detection:
+        """The largest face; FaceError naming ``what`` if there is none."""
+        found = self.detector.detect(picture)
+        if not found:
+            raise FaceError(
+                f"{what}: no face was found; --set detector_threshold= with less than "
+                f"{self.settings.detector_threshold:g} looks harder"
+            )
+        return found[0]
+
+    def crops(self, target: U8, face: Detection) -> Crops:
+        """The face's crop with its mask."""
+        track = Track(
+            id=0,
+            shot=0,
+            frames=np.zeros(1, np.int64),
+            boxes=face.box[None],
+            landmarks=face.landmarks[None],
+            scores=np.array([face.score], np.float32),
+            embedding=np.zeros(0, np.float32),
+        )
+        manifest = self.pack.manifest
+        crops = AlignStage(track, manifest.template_points(), manifest.crop_size).process([Frame(0, target)])
+        return MaskStage(self.networks, self.settings).process(crops)
+
+    def swap(
+        self, target: U8, source: SourceFace, *, seed: int | None = None, face: Detection | None = None
+    ) -> StillSwap:
+        """Put the source on the target's largest face, or on ``face``.
+
+        Args:
+            target: (H, W, 3) uint8 RGB.
+            seed: instead of the settings'.
+
+        Raises:
+            FaceError: no face in the target.
+        """
+        face = self.find(target) if face is None else face
+        settings = self.settings if seed is None else self.settings.model_copy(update={"seed": seed})
+        crops = SwapStage(self.networks, settings, source).process(self.crops(target, face))
+        (swapped,), (mask,) = PasteStage().process(([Frame(0, target)], [crops]))
+        if mask is None:
+            mask = np.zeros(target.shape[:2], np.float32)
+        return StillSwap(target, swapped, mask, face.landmarks)

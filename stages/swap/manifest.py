@@ -25,6 +25,7 @@ class Origin(_Part):
     """Where a file is fetched from: a repository of the Hugging Face hub, or a URL.
 
     ``member`` is the file's name inside the zip at ``url``, whose own hash is ``archive_sha256``.
+    ``revision`` is a branch, a tag or (best: it can't move) a commit of the repository.
     """
 
     repo: str | None = None
@@ -33,11 +34,16 @@ class Origin(_Part):
     url: str | None = None
     member: str | None = None
     archive_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    archive_size: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _one_place(self) -> Origin:
         if (self.repo is None) == (self.url is None) or (self.repo is None) != (self.path is None):
             raise ValueError("an origin is either repo and path, or url")
+        if self.url is not None and not self.url.startswith(("https://", "http://")):
+            raise ValueError(f"{self.url}: an origin's url begins with https:// or http://")
+        if self.member is None and (self.archive_sha256 or self.archive_size):
+            raise ValueError("archive_sha256 and archive_size belong to an origin with a member")
         return self
 
 
@@ -177,6 +183,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise PackError(f"{path}: not a valid manifest: {error}") from error
     for file in manifest.files:
         parts = PurePosixPath(file).parts
-        if PurePosixPath(file).is_absolute() or ".." in parts or "\\" in file or ":" in file:
+        if not parts or PurePosixPath(file).is_absolute() or ".." in parts or "\\" in file or ":" in file:
             raise PackError(f"{path}: {file}: files of a pack lie in its own folder")
+        if file in ("pack.toml", "pack.lock") or parts[0].startswith("."):
+            raise PackError(f"{path}: {file}: a name that ldvid keeps for itself")
     return manifest

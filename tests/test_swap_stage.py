@@ -269,14 +269,14 @@ def test_features_follow_what_is_seen(crops: Crops, networks: Networks) -> None:
     """Eye corners lie around the eyes; a shifted picture shifts them."""
     import torch
 
-    names = networks.manifest.parser.classes
+    parser = networks.manifest.parser
     with torch.no_grad():
         parse = networks.parse(to_tensor(crops.images[:1], torch.device("cpu")))[0].numpy()
-    points, found = feature_points(parse, crops.landmarks[0], names)
+    points, found = feature_points(parse, crops.landmarks[0], parser)
     assert len(points) == len(found) == 5 + 6 * 4
     assert found[:13].all()  # landmarks and both open eyes
     right = points[5:9]
     assert right[0, 0] < crops.landmarks[0][0, 0] < right[1, 0]
     assert right[2, 1] <= right[3, 1]
-    shifted, _ = feature_points(np.roll(parse, 3, axis=2), crops.landmarks[0] + np.float32([3, 0]), names)
+    shifted, _ = feature_points(np.roll(parse, 3, axis=2), crops.landmarks[0] + np.float32([3, 0]), parser)
     np.testing.assert_allclose(shifted[found] - points[found], np.tile([3, 0], (found.sum(), 1)), atol=0.6)

@@ -88,11 +88,20 @@ class TinyAutoencoder(nn.Module):
         model.decoder.load_state_dict(load_file(decoder))
         return model.eval().requires_grad_(False)
 
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move to ``device`` as ``dtype``."""
+        self.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def encode(self, image: Tensor) -> Tensor:
-        return cast(Tensor, self.encoder(image))
+        """Float32 in and out, whatever the weights are kept in."""
+        return cast(Tensor, self.encoder(image.to(self._dtype())).float())
 
     def decode(self, latent: Tensor) -> Tensor:
-        return cast(Tensor, self.decoder(latent))
+        """Float32 in and out, whatever the weights are kept in."""
+        return cast(Tensor, self.decoder(latent.to(self._dtype())).float())
+
+    def _dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
 
     def attach_preview(self, head: Path) -> nn.Sequential:
         """A decoder at half the resolution: the first layers of this one and a fitted linear head.

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..records import F32
+from .manifest import ParserEntry
 
 LOW, HIGH = 0.06, 0.94  # quantiles taken as the ends of a part
 MIN_MASS = 12.0  # pixels of a 256 crop below which a part counts as not seen
@@ -52,33 +53,49 @@ def _window(size: int, centre: F32, half_width: float, half_height: float) -> F3
     return cast(F32, np.multiply.outer(wy, wx).astype(np.float32))
 
 
-def feature_points(parse: F32, landmarks: F32, names: Sequence[str]) -> tuple[F32, NDArray[np.bool_]]:
+def part_mass(parse: F32, parser: ParserEntry, *parts: str) -> F32:
+    """Probability of any of these parts (``ParserEntry.parts``), (S, S) from (K, S, S); 0 where unknown."""
+    indices = [i for part in parts for i in parser.indices(part)]
+    return cast(F32, sum((parse[i] for i in indices), np.zeros(parse.shape[1:], np.float32)))
+
+
+def merge_parts(parse: F32, parser: ParserEntry) -> F32:
+    """A finer parser's classes summed to the parts the stages know: (K, S, S) → (G, S, S), G ≤ K.
+
+    Classes that belong to no part stay as they are. A parser without ``parts`` is returned itself.
+    """
+    groups = [parser.indices(part) for part in parser.parts]
+    if not groups:
+        return parse
+    grouped = {i for group in groups for i in group}
+    groups += [[i] for i in range(len(parser.classes)) if i not in grouped]
+    return np.stack([parse[group].sum(0) for group in groups if group])
+
+
+def feature_points(parse: F32, landmarks: F32, parser: ParserEntry) -> tuple[F32, NDArray[np.bool_]]:
     """Landmarks, then the extents of eyes, brows, mouth and nose: points (P, 2), and which were seen (P,).
 
     Args:
         parse: class probabilities (K, S, S) of a crop.
         landmarks: (5, 2) in its pixels.
-        names: the K classes; parts the parser does not know are not seen.
+        parser: names the K classes and groups them; parts it does not know are not seen.
     """
     size = parse.shape[-1]
     right_eye, left_eye = landmarks[0], landmarks[1]
     mouth = (landmarks[3] + landmarks[4]) / 2
     gap = max(float(np.linalg.norm(left_eye - right_eye)), 1.0)
 
-    def classes(*wanted: str) -> F32:
-        return cast(
-            F32,
-            sum((parse[names.index(n)] for n in wanted if n in names), np.zeros((size, size), np.float32)),
-        )
+    def seen_as(*parts: str) -> F32:
+        return part_mass(parse, parser, *parts)
 
     above = np.array([0, 0.3 * gap], np.float32)
     parts = [
-        classes("eyes") * _window(size, right_eye, 0.45 * gap, 0.3 * gap),
-        classes("eyes") * _window(size, left_eye, 0.45 * gap, 0.3 * gap),
-        classes("brows") * _window(size, right_eye - above, 0.48 * gap, 0.35 * gap),
-        classes("brows") * _window(size, left_eye - above, 0.48 * gap, 0.35 * gap),
-        classes("lips", "mouth") * _window(size, mouth, 0.8 * gap, 0.7 * gap),
-        classes("nose") * _window(size, landmarks[2] - above, 0.5 * gap, 0.75 * gap),
+        seen_as("eyes") * _window(size, right_eye, 0.45 * gap, 0.3 * gap),
+        seen_as("eyes") * _window(size, left_eye, 0.45 * gap, 0.3 * gap),
+        seen_as("brows") * _window(size, right_eye - above, 0.48 * gap, 0.35 * gap),
+        seen_as("brows") * _window(size, left_eye - above, 0.48 * gap, 0.35 * gap),
+        seen_as("lips", "mouth") * _window(size, mouth, 0.8 * gap, 0.7 * gap),
+        seen_as("nose") * _window(size, landmarks[2] - above, 0.5 * gap, 0.75 * gap),
     ]
     points, found = [landmarks.astype(np.float32)], [np.ones(5, bool)]
     for part in parts:

@@ -7,22 +7,23 @@ diffusion's own: (encode(x) − mean) / std per channel.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own custom
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from ...errors import PackError, SettingsError
+from ...errors import SettingsError
 from ..align import ARCFACE_TEMPLATE
 from ..records import F32, U8
 from .autoencoder import TinyAutoencoder
-from .manifest import Manifest, TaesdEntry, UNetFileEntry
+from .loaders import load_autoencoder, load_parser, load_unet, naming
+from .manifest import Manifest
 from .onnx_torch import OnnxModule
 from .pack import Pack
 from .schedule import alpha_bars
+from .vq import VQAutoencoder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -36,43 +37,6 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_quantised(path: Any) -> dict[str, Tensor]:
-    """Read safetensors in which ``NAME.int8`` × ``NAME.scale`` stands for the weight NAME.
-
-    All floating tensors come back as float32; anything else as it is stored.
-    """
-    state: dict[str, Tensor] = {}
-    with safe_open(str(path), framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
-            tensor = file.get_tensor(key)
-            if key.endswith(".scale"):
-                continue
-            if key.endswith(".int8"):
-                name = key.removesuffix(".int8")
-                state[name] = tensor.float() * file.get_tensor(f"{name}.scale").float()
-            else:
-                state[key] = tensor.float() if tensor.is_floating_point() else tensor
-    return state
-
-
-def _load_unet(path: Any, entry: UNetFileEntry) -> tuple[nn.Module, Tensor, Tensor]:
-    from diffusers import UNet2DModel
-
-    state = load_quantised(path)
-    mean, std = state.pop("latent_mean"), state.pop("latent_std")
-    unet: nn.Module = cast(Any, UNet2DModel)(**entry.arguments)
-    unet.load_state_dict(state)
-    return unet, mean, std
-
-
-def _load_parser(path: Any, classes: int) -> nn.Module:
-    from facexlib.parsing.bisenet import BiSeNet
-
-    parser = BiSeNet(num_class=classes)
-    parser.load_state_dict(load_quantised(path))
-    return cast(nn.Module, parser)
-
-
 @dataclass
 class Networks:
     """Everything a swap evaluates, on one device.
@@ -84,7 +48,7 @@ class Networks:
     manifest: Manifest
     device: torch.device
     dtype: torch.dtype
-    autoencoder: TinyAutoencoder
+    autoencoder: TinyAutoencoder | VQAutoencoder
     unet: nn.Module
     identity: nn.Module
     parser: nn.Module
@@ -101,46 +65,35 @@ class Networks:
             PackError: weights that do not fit the architecture the manifest names.
             SettingsError: CUDA asked for where there is none.
         """
-        m, place = pack.manifest, resolve_device(device)
-        if not isinstance(m.autoencoder, TaesdEntry) or not isinstance(m.unet, UNetFileEntry):
-            raise PackError(f"pack {m.name}: its kind of autoencoder or UNet can't be loaded yet")
-        try:
-            autoencoder = TinyAutoencoder.load(
-                pack.path(m.autoencoder.encoder),
-                pack.path(m.autoencoder.decoder),
-                m.autoencoder.latent_channels,
-            )
-            unet, mean, std = _load_unet(pack.path(m.unet.file), m.unet)
-            parser = _load_parser(pack.path(m.parser.file), len(m.parser.classes))
-            identity = OnnxModule(pack.path(m.identity.file))
-            preview = None
-            if m.autoencoder.preview is not None:
-                preview = autoencoder.attach_preview(pack.path(m.autoencoder.preview))
-        except PackError:
-            raise
-        except Exception as error:  # torch, safetensors and diffusers each have their own
-            raise PackError(f"pack {m.name}: its weights can't be loaded: {error}") from error
-        frozen = DTYPES[dtype]
-        for net in (autoencoder, unet, parser, identity):
-            # Module.to itself: diffusers' own warns about a cast that is none.
-            nn.Module.to(net, place, frozen, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            net.eval().requires_grad_(False)
-        if preview is not None:
-            preview.to(place, frozen, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        m, place, kind = pack.manifest, resolve_device(device), DTYPES[dtype]
+        autoencoder, preview = load_autoencoder(pack)
+        unet, mean, std = load_unet(pack)
+        parser = load_parser(pack)
+        file = pack.path(m.identity.file)
+        with naming(file):
+            identity = OnnxModule(file)
+        autoencoder.place(place, kind)
+        for net in (unet, parser, identity, preview):
+            if net is not None:
+                # Module.to itself: diffusers' own warns about a cast that is none.
+                nn.Module.to(net, place, kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for net in (autoencoder, unet, parser, identity, preview):
+            if net is not None:
+                net.eval().requires_grad_(False)
         s = m.schedule
         return cls(
-            m, place, frozen, autoencoder, unet, identity, parser,
+            m, place, kind, autoencoder, unet, identity, parser,
             mean.to(place)[:, None, None], std.to(place)[:, None, None],
             alpha_bars(s.timesteps, s.beta_schedule, s.beta_start, s.beta_end).to(place), preview,
         )  # fmt: skip
 
     def encode(self, image: Tensor) -> Tensor:
-        """E of the paper: (B, 3, S, S) in [0, 1] → normalised latents (B, C, S/8, S/8), float32."""
-        return (self.autoencoder.encode(image.to(self.dtype)).float() - self.latent_mean) / self.latent_std
+        """E of the paper: (B, 3, S, S) in [0, 1] → normalised latents (B, C, S/f, S/f), float32."""
+        return (self.autoencoder.encode(image) - self.latent_mean) / self.latent_std
 
     def decode(self, latent: Tensor) -> Tensor:
         """D of the paper: the inverse of ``encode``; not clamped."""
-        return self.autoencoder.decode((latent * self.latent_std + self.latent_mean).to(self.dtype)).float()
+        return self.autoencoder.decode(latent * self.latent_std + self.latent_mean)
 
     def decode_preview(self, latent: Tensor) -> Tensor:
         """Like ``decode`` at half the resolution, or ``decode`` itself if the pack has no such head."""

@@ -7,6 +7,7 @@ networks use, node by node, onto torch. Parity with onnxruntime is tested to 1e-
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,11 +51,17 @@ def _conv(x: list[Any], a: Attributes) -> Tensor:
 
 
 def _prelu(x: list[Any], _: Attributes) -> Tensor:
-    slope = x[1].flatten()
-    return F.prelu(x[0], slope)
+    image, slope = x[0], x[1]
+    # ONNX broadcasts the slope from the last axis on; (C,) is what some exporters write for (C, 1, 1).
+    if slope.numel() == 1 or slope.shape[0] == slope.numel() == image.shape[1]:
+        return F.prelu(image, slope.flatten())
+    return torch.where(image >= 0, image, slope * image)
 
 
 def _batch_norm(x: list[Any], a: Attributes) -> Tensor:
+    """With the stored statistics; ``momentum`` and ``spatial`` = 1 of old graphs have no say in that."""
+    if a.get("training_mode") or not a.get("spatial", 1):
+        raise PackError("ONNX BatchNormalization in training, or per position, is not supported")
     return F.batch_norm(x[0], x[3], x[4], x[1], x[2], False, 0.0, a.get("epsilon", 1e-5))
 
 
@@ -63,6 +70,17 @@ def _gemm(x: list[Any], a: Attributes) -> Tensor:
     right = x[1].T if a.get("transB") else x[1]
     out = a.get("alpha", 1.0) * (left @ right)
     return cast(Tensor, out + a.get("beta", 1.0) * x[2] if len(x) > 2 else out)
+
+
+def _flatten(x: list[Any], a: Attributes) -> Tensor:
+    """Always to two axes; with ``axis`` 1, the usual one, the first stays the batch."""
+    data: Tensor = x[0]
+    return data.flatten(1) if a.get("axis", 1) == 1 else data.reshape(*_halves(data.shape, a["axis"]))
+
+
+def _halves(shape: torch.Size, axis: int) -> tuple[int, int]:
+    axis = axis + len(shape) if axis < 0 else axis
+    return prod(shape[:axis]), prod(shape[axis:])
 
 
 def _reshape(x: list[Any], _: Attributes) -> Tensor:
@@ -103,7 +121,7 @@ OPERATORS: dict[str, Operator] = {
     "Conv": _conv,
     "Div": lambda x, _: x[0] / x[1],
     "Dropout": lambda x, _: x[0],
-    "Flatten": lambda x, a: x[0].flatten(a.get("axis", 1)),
+    "Flatten": _flatten,
     "Gemm": _gemm,
     "GlobalAveragePool": lambda x, _: x[0].mean((2, 3), keepdim=True),
     "Identity": lambda x, _: x[0],

@@ -9,7 +9,6 @@ survive and its pixels don't; the sampler then settles pose, expression, light a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 import cv2
@@ -17,7 +16,7 @@ import numpy as np
 
 from ..colour_match import match_colour
 from ..records import F32, F64, U8, SourceFace
-from .features import feature_points
+from .features import feature_points, merge_parts, part_mass
 from .manifest import ParserEntry
 
 ANCHORS = np.array([[x, y] for y in (0.0, 0.5, 1.0) for x in (0.0, 0.5, 1.0) if (x, y) != (0.5, 0.5)])
@@ -63,28 +62,29 @@ def bend_map(source: F32, target: F32, size: int) -> tuple[F32, F32]:
     return xs + moved[..., 0], ys + moved[..., 1]
 
 
-def disagreement(ours: F32, theirs: F32, names: Sequence[str]) -> F32:
+def disagreement(ours: F32, theirs: F32, parser: ParserEntry) -> F32:
     """Where two parses (K, S, S) see different parts of a face, (S, S) in [0, 1], grown a little.
 
     Total variation between the two, counted where either sees what moves with expression: an open
     eye on one and a lid on the other, lips on one and teeth on the other.
     """
     size = ours.shape[-1]
-    moving = [i for i, name in enumerate(names) if name in EXPRESSIVE]
-    difference = np.abs(ours - theirs).sum(0) / 2
+    moving = sorted({i for part in EXPRESSIVE for i in parser.indices(part)})
+    # By parts: a finer parser that takes an upper lip for a lower one has seen no other face.
+    difference = np.abs(merge_parts(ours, parser) - merge_parts(theirs, parser)).sum(0) / 2
     difference *= np.clip(np.maximum(ours[moving].sum(0), theirs[moving].sum(0)), 0, 1)
     grown = cv2.dilate(cv2.GaussianBlur(difference, (0, 0), 1.5 * size / 256), np.ones((7, 7)))
     return cast(F32, cv2.GaussianBlur(grown, (0, 0), 3.0 * size / 256))
 
 
-def openings(parse: F32, names: Sequence[str]) -> F32:
+def openings(parse: F32, parser: ParserEntry) -> F32:
     """Where a parse (K, S, S) sees an eyeball, teeth or tongue, (S, S) in [0, 1], grown a little.
 
     What shows there is gaze and speech, which are the target's; the identity is in what surrounds it.
     """
     size = parse.shape[-1]
-    seen = np.clip(sum((parse[names.index(n)] for n in ("eyes", "mouth") if n in names), np.zeros(1)), 0, 1)
-    grown = cv2.dilate(cv2.GaussianBlur(seen.astype(np.float32), (0, 0), 1.0 * size / 256), np.ones((3, 3)))
+    seen = np.clip(part_mass(parse, parser, "eyes", "mouth"), 0, 1)
+    grown = cv2.dilate(cv2.GaussianBlur(seen, (0, 0), 1.0 * size / 256), np.ones((3, 3)))
     return cast(F32, np.clip(cv2.GaussianBlur(grown, (0, 0), 1.5 * size / 256) * 1.25, 0, 1))
 
 
@@ -114,7 +114,7 @@ class SourceStart:
         self.image = source.image.astype(np.float32)
         self.parser = parser
         self.parse = self._at_size(parse, source.image.shape[0])
-        self.points, self.found = feature_points(self.parse, source.landmarks, parser.classes)
+        self.points, self.found = feature_points(self.parse, source.landmarks, parser)
         face = self.parse[[parser.classes.index(n) for n in parser.face]].sum(0)
         # Hair over its forehead stays out.
         self.probability = cv2.GaussianBlur(cv2.erode(face, np.ones((5, 5))), (0, 0), 2.0)
@@ -144,7 +144,7 @@ class SourceStart:
     def _compose(self, target: U8, landmarks: F32, mask: F32, parse: F32, keep: float) -> tuple[F32, F32]:
         size = target.shape[0]
         own_parse = self._at_size(parse, size)
-        points, found = feature_points(own_parse, landmarks, self.parser.classes)
+        points, found = feature_points(own_parse, landmarks, self.parser)
         both = found & self.found
         mx, my = bend_map(self.points[both], points[both], size)
         face = cast(F32, cv2.remap(self.image, mx, my, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))
@@ -152,8 +152,8 @@ class SourceStart:
         own = target.astype(np.float32)
         lit = match_colour(np.clip(face, 0, 255)[None], target[None], cast(F32, inside)[None], 1.0)[0]
         bent = np.stack([cv2.remap(p, mx, my, cv2.INTER_LINEAR) for p in self.parse])
-        differs = disagreement(bent.astype(np.float32), own_parse, self.parser.classes)
-        kept = np.clip(keep * np.maximum(differs, openings(own_parse, self.parser.classes)), 0, 1)
+        differs = disagreement(bent.astype(np.float32), own_parse, self.parser)
+        kept = np.clip(keep * np.maximum(differs, openings(own_parse, self.parser)), 0, 1)
         alpha = inside * pose_fit(self.points[:5], landmarks) * (1 - kept)
         picture = lit * alpha[..., None] + own * (1 - alpha[..., None])
         return np.clip(picture, 0, 255).astype(np.float32), kept.astype(np.float32)

@@ -12,6 +12,7 @@ import typer
 
 from . import __version__
 from .commands.presets import presets
+from .commands.preview import preview
 from .commands.swap import swap
 from .errors import LdvidError
 
@@ -40,6 +41,7 @@ def _root(
 
 
 app.command()(swap)
+app.command()(preview)
 app.command()(presets)
 
 

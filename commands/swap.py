@@ -10,11 +10,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..errors import SettingsError
 from .common import hush, parse_time
 
 
 def swap(
-    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A video, a GIF, or a folder of frames.")],
+    clip: Annotated[
+        Path, typer.Argument(metavar="CLIP", help="A video, a GIF, a folder of frames, or a picture.")
+    ],
     source: Annotated[
         Path, typer.Option("--source", "-s", metavar="FACE", help="A picture of the face to put in.")
     ],
@@ -30,6 +33,9 @@ def swap(
     ] = None,
     pack: Annotated[str | None, typer.Option(help="Model pack: a name or a folder.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
+    samples: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Of a picture: N variants, of seeds SEED, SEED + 1, …")
+    ] = 1,
     start: Annotated[
         str | None, typer.Option(metavar="T", help="Begin here: seconds or HH:MM:SS.ms.")
     ] = None,
@@ -58,6 +64,7 @@ def swap(
     A stopped run goes on where it was when the same command is given again.
     """
     from ..configs import load_settings
+    from ..pipeline.picture import is_picture, swap_picture
     from ..pipeline.progress import open_listener, print_summary
     from ..pipeline.request import SwapRequest
     from ..pipeline.swap import swap_clip
@@ -82,8 +89,16 @@ def swap(
         source_face=source_face,
         allow_no_face=allow_no_face,
     )
-    summary = swap_clip(request, open_listener(quiet=quiet))
-    if as_json:
-        typer.echo(json.dumps(asdict(summary), default=str, ensure_ascii=False))
-    elif not quiet:
-        print_summary(summary, sys.stdout)
+    if is_picture(clip):
+        summaries = swap_picture(request, samples, open_listener(quiet=quiet))
+    elif samples > 1:
+        raise SettingsError(
+            f"--samples {samples}: {clip} is a clip; 'ldvid preview' shows several of a frame"
+        )
+    else:
+        summaries = [swap_clip(request, open_listener(quiet=quiet))]
+    for summary in summaries:
+        if as_json:
+            typer.echo(json.dumps(asdict(summary), default=str, ensure_ascii=False))
+        elif not quiet:
+            print_summary(summary, sys.stdout)

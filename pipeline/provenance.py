@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 
 
-def notice(pack: Pack) -> str:
-    """The sentence for people."""
+def notice(pack: Pack, kind: str = "video") -> str:
+    """The sentence for people; ``kind`` is what was altered, a video or a picture."""
     return (
-        f"Altered by AI: a face in this video was swapped by ldvid {__version__} "
+        f"Altered by AI: a face in this {kind} was swapped by ldvid {__version__} "
         f"(model pack {pack.manifest.name} {pack.manifest.version})."
     )
 
 
-def container_tags(pack: Pack) -> dict[str, str]:
+def container_tags(pack: Pack, kind: str = "video") -> dict[str, str]:
     """Tags for the output's container. No time and no path in them: same input, same bytes."""
-    return {"comment": notice(pack), "digital_source_type": DIGITAL_SOURCE_TYPE}
+    return {"comment": notice(pack, kind), "digital_source_type": DIGITAL_SOURCE_TYPE}
 
 
 def report_path(output: Path) -> Path:
@@ -64,12 +64,13 @@ def record(
     swapped: Sequence[tuple[int, int]],
     made: Path,
     name: str,
+    kind: str = "video",
 ) -> dict[str, Any]:
     """What ``OUT.json`` says. ``made`` is the finished output, ``name`` its final name; ``swapped`` are
     inclusive ranges of frames, empty when nothing was (then the file is not marked as altered)."""
     altered = bool(swapped)
     return {
-        "notice": notice(pack) if altered else "Not altered: no face was found.",
+        "notice": notice(pack, kind) if altered else "Not altered: no face was found.",
         "digital_source_type": DIGITAL_SOURCE_TYPE if altered else None,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "input": {

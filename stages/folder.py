@@ -69,6 +69,15 @@ def scan_folder(path: Path) -> ClipInfo:
     files = frame_files(path)
     if not files:
         raise InputError(f"{path}: the folder holds no frames (PNG, JPEG, WebP or TIFF files)")
+    return _scan(path, files)
+
+
+def scan_picture(path: Path) -> ClipInfo:
+    """ClipInfo of one picture, as of a folder that holds nothing else; InputError if it is none."""
+    return _scan(path.parent, (path.name,))
+
+
+def _scan(path: Path, files: tuple[str, ...]) -> ClipInfo:
     size: tuple[int, int] | None = None
     pix_fmt = "rgb24"
     for name in files:

@@ -30,9 +30,9 @@ _XMP = (
 )
 
 
-def tag_picture(data: bytes, suffix: str, tags: Mapping[str, str], original: Path) -> bytes:
+def tag_picture(data: bytes, suffix: str, tags: Mapping[str, str], original: Path | None = None) -> bytes:
     """The encoded picture with the marks of ``tags`` (``comment``, ``digital_source_type``; empty: none)
-    and with the profile and EXIF of the file it replaces.
+    and with the profile and EXIF of the file it replaces, if there is one.
 
     Raises:
         OSError: the original can't be read.
@@ -45,7 +45,7 @@ def tag_picture(data: bytes, suffix: str, tags: Mapping[str, str], original: Pat
         ).encode()
     with Image.open(io.BytesIO(data)) as image:
         space, size, alpha = b"GRAY" if image.mode[0] in "LI" else b"RGB ", image.size, "A" in image.mode
-    exif, icc = _kept(original, space)
+    exif, icc = (b"", b"") if original is None else _kept(original, space)
     match suffix.lower():
         case ".png":
             return _png(data, exif, icc, xmp, tags)

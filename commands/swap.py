@@ -31,6 +31,14 @@ def swap(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated."),
     ] = None,
+    guidance: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--guidance",
+            metavar="TERM",
+            help="Add a guidance term: a name, or FILE.py:Class of your own; may be repeated.",
+        ),
+    ] = None,
     pack: Annotated[str | None, typer.Option(help="Model pack: a name or a folder.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
     samples: Annotated[
@@ -72,7 +80,11 @@ def swap(
     if not debug:
         hush()
     settings = load_settings(
-        preset, config=config, overrides={"pack": pack, "seed": seed}, assignments=assignments or ()
+        preset,
+        config=config,
+        overrides={"pack": pack, "seed": seed},
+        guidance=guidance or (),
+        assignments=assignments or (),
     )
     request = SwapRequest(
         clip=clip,

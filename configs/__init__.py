@@ -1,5 +1,6 @@
 """Settings and presets."""
 
-from .settings import GuidanceTerm, Settings, load_settings, preset_names
+from .guidance import GuidanceTerm
+from .settings import Settings, load_settings, preset_names
 
 __all__ = ["GuidanceTerm", "Settings", "load_settings", "preset_names"]

@@ -16,20 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import SettingsError
-
-
-class GuidanceTerm(BaseModel):
-    """One term of the guidance loss and its λ schedule (eq. 5).
-
-    ``schedule`` is a step-wise λ(t): pairs (progress, factor), the factor holding while the
-    share of steps done is below ``progress``; λ is ``scale`` times that factor.
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
-
-    term: str
-    scale: float = Field(ge=0)
-    schedule: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
+from .guidance import GuidanceTerm, located, split_reference
 
 
 class Settings(BaseModel):
@@ -109,21 +96,37 @@ def _preset(name: str) -> dict[str, Any]:
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
-    """``steps=10``, or ``guidance.identity.scale=30`` for a field of the term of that name."""
+    """``steps=10``, or ``guidance.identity.scale=30`` for a field of the term of that name.
+
+    A term of a user's file goes by its class; one that isn't there yet is added.
+    """
     head, *rest = key.split(".")
     if not rest:
         values[head] = value
         return
     if head != "guidance" or len(rest) != 2:
         raise SettingsError(f"--set {key}: nested keys are written guidance.TERM.FIELD")
-    terms = [dict(t) for t in values.get("guidance", ())]
+    terms = _terms(values)
     for term in terms:
-        if term["term"] == rest[0]:
+        if _name(term) == rest[0]:
             term[rest[1]] = value
             break
     else:
-        terms.append({"term": rest[0], "scale": 0.0, rest[1]: value})
+        terms.append({"term": rest[0], rest[1]: value})
     values["guidance"] = terms
+
+
+def _terms(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A copy of the list of guidance terms so far."""
+    terms = values.get("guidance", ())
+    if not isinstance(terms, list | tuple) or not all(isinstance(t, dict) for t in terms):
+        raise SettingsError("setting guidance: it must be a list of tables, [[guidance]] in a TOML file")
+    return [dict(t) for t in terms]
+
+
+def _name(term: Mapping[str, Any]) -> str:
+    reference = split_reference(str(term.get("term", "")))
+    return str(term.get("term", "")) if reference is None else reference[1]
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -138,25 +141,42 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     return key.strip(), value
 
 
+def _read_config(config: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(config.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{config}: can't be read as settings: {error}") from error
+    if "guidance" in values:
+        values["guidance"] = [located(term, config.parent) for term in _terms(values)]
+    return values
+
+
 def load_settings(
     preset: str = "cpu",
     *,
     config: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    guidance: Iterable[str] = (),
     assignments: Iterable[str] = (),
 ) -> Settings:
-    """Fill the model: preset, then a TOML file, then named flags, then ``--set`` in order.
+    """Fill the model: preset, then a TOML file, then named flags, then ``--guidance``, then ``--set``.
+
+    Args:
+        guidance: terms to add, with scale 1, unless they are there: names, or ``FILE.py:Class`` from the
+            working directory.
+        assignments: ``key=value``, in order.
 
     Raises:
-        SettingsError: an unknown preset or key, or a value out of range.
+        SettingsError: an unknown preset or key, a value out of range, a term's file that isn't there.
     """
     values = _preset(preset)
     if config is not None:
-        try:
-            values |= tomllib.loads(config.read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise SettingsError(f"{config}: can't be read as settings: {error}") from error
+        values |= _read_config(config)
     values |= {k: v for k, v in (overrides or {}).items() if v is not None}
+    for name in guidance:
+        terms = _terms(values)
+        if all(term.get("term") != name for term in terms):
+            values["guidance"] = [*terms, {"term": name}]
     for text in assignments:
         _assign(values, *parse_assignment(text))
     try:

@@ -15,7 +15,7 @@ from ldvid.configs import GuidanceTerm
 from ldvid.errors import SettingsError
 from ldvid.stages.records import SourceFace
 from ldvid.stages.swap.blend import at_level, blend, downsample_mask
-from ldvid.stages.swap.guidance import Context, Identity, Scheduled, arcface_theta, build_terms
+from ldvid.stages.swap.guidance import Context, Identity, Scheduled, SourcePicture, arcface_theta, build_terms
 from ldvid.stages.swap.networks import Networks, to_tensor
 from ldvid.stages.swap.noise import latent_noise
 from ldvid.stages.swap.sampler import Sampling, clean_estimate, ddim_step, guided_swap, implied_noise
@@ -37,7 +37,9 @@ def context(networks: Networks, faces: tuple[SourceFace, SourceFace]) -> Context
     landmarks = np.stack([f.landmarks for f in faces])
     source = torch.from_numpy(np.stack([f.embedding for f in reversed(faces)]))
     theta = arcface_theta(landmarks, networks.identity_template(), 256, 112)
-    return Context(networks, source, target, parse, mask, theta)
+    points = torch.from_numpy(landmarks)
+    picture = SourcePicture(target[:1], faces[0].landmarks)
+    return Context(networks, source, target, parse, mask, theta, points, picture)
 
 
 @pytest.fixture(scope="module")

@@ -1,162 +1,112 @@
 """The facial guidance module (§4.1–4.2, eq. 3–5): a list of terms, each with its λ schedule.
 
-A term is any object with ``loss(x_hat, context) -> (B,)``. x̂ is RGB, about [0, 1], (B, 3, H, W); H and W
-are the crop's side or half of it (a preview decode): terms work in coordinates relative to the crop.
+A term is any object with ``loss(x_hat, context) -> (B,)``; see ``context.Term`` and ``docs/guidance.md``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own custom
 from torch import Tensor
 
 from ...configs import GuidanceTerm
 from ...errors import SettingsError
-from ..align import estimate_similarity
-from ..records import F32
-from .networks import Networks
-from .noise import generator
+from .context import Context, SourcePicture, Term
 from .schedule import stepwise
+from .terms import Geometry, Identity, IdentityCrop, Segmentation
+from .user_term import failed_in, load_user_term
+from .views import arcface_theta, arcface_view
 
+__all__ = [
+    "TERMS",
+    "Context",
+    "Geometry",
+    "Identity",
+    "IdentityCrop",
+    "Scheduled",
+    "Segmentation",
+    "SourcePicture",
+    "Term",
+    "arcface_theta",
+    "arcface_view",
+    "build_terms",
+    "check_finite",
+    "guidance_loss",
+]
 
-@dataclass
-class Context:
-    """What the terms may look at. Built once per batch; ``step`` and ``seed`` change along the way.
-
-    ``source`` (B, D) unit embeddings of the source; ``target`` (B, 3, S, S) the crop in [0, 1];
-    ``target_parse`` (B, K, size, size) its parse; ``mask`` (B, 1, S, S); ``to_arcface`` (B, 2, 3) maps
-    normalised ArcFace coordinates to normalised crop coordinates (``affine_grid``'s θ).
-    """
-
-    networks: Networks
-    source: Tensor
-    target: Tensor
-    target_parse: Tensor
-    mask: Tensor
-    to_arcface: Tensor
-    seed: int = 0
-    track: int = 0
-    step: int = 0
-
-
-class Term(Protocol):
-    """One guidance loss."""
-
-    def loss(self, x_hat: Tensor, context: Context, /) -> Tensor: ...
-
-
-def arcface_theta(landmarks: F32, template: F32, crop_size: int, size: int) -> Tensor:
-    """θ (B, 2, 3) for ``affine_grid``: normalised ArcFace coordinates → normalised crop coordinates.
-
-    ``landmarks`` (B, 5, 2) in crop pixels; ``template`` (5, 2) at ``size``. Both normalisations are
-    those of ``align_corners=False``: −1 and 1 are the outer edges of the border pixels.
-    """
-
-    def normalised(n: int) -> Any:  # pixel centre coordinates → [−1, 1]
-        return np.array([[2 / n, 0, 1 / n - 1], [0, 2 / n, 1 / n - 1], [0, 0, 1]])
-
-    thetas = []
-    for points in landmarks:
-        to_crop = np.vstack([estimate_similarity(template, points), [0, 0, 1]])
-        thetas.append((normalised(crop_size) @ to_crop @ np.linalg.inv(normalised(size)))[:2])
-    return torch.from_numpy(np.stack(thetas).astype(np.float32))
-
-
-def arcface_view(image: Tensor, theta: Tensor, size: int) -> Tensor:
-    """The ArcFace crop of (B, 3, H, W), differentiable: (B, 3, size, size)."""
-    grid = F.affine_grid(theta, [len(image), image.shape[1], size, size], align_corners=False)
-    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-class Identity:
-    """Eq. 3: 1 − cos(D_I(x_src), D_I(x̂)).
-
-    ``jitter`` > 0 shows the network a slightly moved, scaled, turned and (every other step) mirrored
-    crop, another one at each step: a change that fools the network from one viewpoint only is then
-    not rewarded. The draw is keyed by (seed, track, step), the same for all frames.
-    """
-
-    def __init__(self, jitter: float = 0.0, views: int = 1) -> None:
-        self.jitter = jitter
-        self.views = views
-
-    def _theta(self, context: Context, view: int) -> Tensor:
-        theta = context.to_arcface
-        if self.jitter == 0:
-            return theta
-        key = context.step * self.views + view
-        draw = torch.rand(5, generator=generator(context.seed, context.track, "jitter", key)) * 2 - 1
-        angle, scale = float(draw[0]) * 0.10 * self.jitter, 1 + float(draw[1]) * 0.08 * self.jitter
-        flip = -1.0 if key % 2 else 1.0
-        cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
-        shift = (draw[2:4] * 0.06 * self.jitter).tolist()
-        inner = theta.new_tensor([[cos * flip, -sin, shift[0]], [sin * flip, cos, shift[1]], [0, 0, 1]])
-        bottom = theta.new_tensor([0.0, 0.0, 1.0]).expand(len(theta), 1, 3)
-        return (torch.cat([theta, bottom], 1) @ inner)[:, :2]
-
-    def loss(self, x_hat: Tensor, context: Context) -> Tensor:
-        size = context.networks.manifest.identity.size
-        total: Tensor | None = None
-        for view in range(self.views):
-            crop = arcface_view(x_hat, self._theta(context, view), size)
-            value = 1 - (context.networks.embed_aligned(crop) * context.source).sum(1)
-            total = value if total is None else total + value
-        assert total is not None
-        return total / self.views
-
-
-class Segmentation:
-    """Eq. 4: ‖D_F(x_targ) − D_F(x̂)‖², as the mean over pixels × 1000/256² of the paper's sum.
-
-    Scaled so that λ does not depend on the parser's size; ``weights`` per class name stress the parts
-    that carry expression.
-    """
-
-    def __init__(self, weights: dict[str, float] | None = None) -> None:
-        self.weights = weights or {}
-
-    def loss(self, x_hat: Tensor, context: Context) -> Tensor:
-        parse = context.networks.parse(x_hat)
-        square = (parse - context.target_parse) ** 2
-        if self.weights:
-            names = context.networks.manifest.parser.classes
-            square = square * square.new_tensor([self.weights.get(n, 1.0) for n in names])[:, None, None]
-        return square.sum(1).mean((1, 2)) * 1000
-
-
-TERMS: dict[str, Callable[..., Term]] = {"identity": Identity, "segmentation": Segmentation}
+TERMS: dict[str, Callable[..., Term]] = {
+    "geometry": Geometry,
+    "identity": Identity,
+    "identity_crop": IdentityCrop,
+    "segmentation": Segmentation,
+}
 
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A term and its λ(t)."""
+    """A term and its λ(t). ``file`` is the user's, where the term is the user's own."""
 
     name: str
     term: Term
     scale: float
     schedule: Sequence[tuple[float, float]]
+    file: Path | None = None
 
     def weight(self, progress: float) -> float:
         """λ at ``progress`` in [0, 1), the share of steps done."""
         return self.scale * stepwise(self.schedule, progress)
 
+    def loss(self, x_hat: Tensor, context: Context) -> Tensor:
+        """The term's loss (B,), not weighted.
+
+        Raises:
+            SettingsError: it is no tensor of that shape, has no gradient, or the user's code failed.
+        """
+        try:
+            value = self.term.loss(x_hat, context)
+        except Exception as error:
+            if self.file is None:
+                raise
+            raise failed_in(self.file, self.name, error) from error
+        wanted = (len(x_hat),)
+        if not isinstance(value, Tensor) or tuple(value.shape) != wanted:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise SettingsError(
+                f"guidance term {self.name}: its loss must be one number a picture, a tensor of shape "
+                f"{wanted}, not {got}"
+            )
+        if torch.is_grad_enabled() and x_hat.requires_grad and not value.requires_grad:
+            raise SettingsError(
+                f"guidance term {self.name}: its loss has no gradient; compute it from x_hat with "
+                "differentiable operations (no detach, no argmax, no numpy)"
+            )
+        return value
+
 
 def build_terms(terms: Sequence[GuidanceTerm]) -> list[Scheduled]:
-    """The terms of the settings; SettingsError for an unknown one or a parameter it does not take."""
+    """The terms of the settings.
+
+    Raises:
+        SettingsError: an unknown one, a parameter it does not take, or a user's file that can't be used.
+    """
     built = []
     for t in terms:
-        if t.term not in TERMS:
-            raise SettingsError(f"guidance term {t.term}: no such term; there are {', '.join(sorted(TERMS))}")
-        try:
-            term = TERMS[t.term](**(t.model_extra or {}))
-        except TypeError as error:
-            raise SettingsError(f"guidance term {t.term}: {error}") from error
-        built.append(Scheduled(t.term, term, t.scale, t.schedule))
+        if t.file is not None:
+            term = load_user_term(t)
+        elif t.term not in TERMS:
+            raise SettingsError(
+                f"guidance term {t.term}: no such term; there are {', '.join(sorted(TERMS))}, "
+                "or FILE.py:Class for one of your own"
+            )
+        else:
+            try:
+                term = TERMS[t.term](**(t.model_extra or {}))
+            except (TypeError, ValueError) as error:
+                raise SettingsError(f"guidance term {t.term}: {error}") from error
+        built.append(Scheduled(t.name, term, t.scale, t.schedule, t.file))
     return built
 
 
@@ -169,6 +119,37 @@ def guidance_loss(
         weight = scheduled.weight(progress)
         if weight == 0:
             continue
-        value = weight * scheduled.term.loss(x_hat, context)
-        total = value if total is None else total + value
+        value = weight * scheduled.loss(x_hat, context)  # lines 10–11: G_id, G_seg, …
+        total = value if total is None else total + value  # line 12, eq. 5
+    context.forget()
     return total
+
+
+def check_finite(
+    loss: Tensor,
+    gradient: Tensor | None,
+    terms: Sequence[Scheduled],
+    x_hat: Tensor,
+    context: Context,
+    progress: float,
+) -> None:
+    """Nothing if loss and gradient are finite; otherwise SettingsError that names the term at fault."""
+    if gradient is not None and bool(loss.isfinite().all() & gradient.isfinite().all()):
+        return
+    with torch.enable_grad():
+        for scheduled in terms:
+            if scheduled.weight(progress) == 0:
+                continue
+            x = x_hat.detach().requires_grad_(True)
+            value = scheduled.loss(x, context)
+            (own,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
+            at = f"guidance term {scheduled.name}: at step {context.step}"
+            if not value.isfinite().all():
+                raise SettingsError(f"{at} its loss is not finite ({value.tolist()})")
+            if own is None or not own.isfinite().all():
+                what = "has no gradient" if own is None else "is finite but its gradient is not"
+                raise SettingsError(f"{at} its loss {what} with respect to x_hat")
+    raise SettingsError(
+        f"guidance: at step {context.step} the gradient through the decoder is not finite though every "
+        "term's is; lower the terms' scale, or try --set dtype=float32"
+    )

@@ -14,10 +14,12 @@ from .. import Resources
 from ..colour_match import match_colour
 from ..records import F32, Crops, SourceFace
 from .blend import downsample_mask
-from .guidance import Context, arcface_theta, build_terms
+from .context import Context, SourcePicture
+from .guidance import build_terms
 from .networks import Networks, to_tensor
 from .sampler import Sampling, guided_swap
 from .start import SourceStart
+from .views import arcface_theta
 
 Progress = Callable[[int], None]
 
@@ -47,9 +49,13 @@ class SwapStage:
             preview=settings.guidance_decoder == "preview",
         )
         self._start: SourceStart | None = None
+        self._source_picture: SourcePicture | None = None
 
     def setup(self) -> None:
-        """Parses the source once, where the start needs it."""
+        """Holds the source's picture for the terms; parses it once, where the start needs it."""
+        if self._source_picture is None:
+            image = to_tensor(self.source.image[None], self.networks.device)
+            self._source_picture = SourcePicture(image, self.source.landmarks)
         if self.settings.start == "source" and self._start is None:
             with torch.no_grad():
                 parse = self.networks.parse(to_tensor(self.source.image[None], self.networks.device))
@@ -78,14 +84,14 @@ class SwapStage:
     def _swap(self, item: Crops, rows: np.ndarray) -> F32:
         """One batch (B, S, S, 3) in [0, 255]; ``rows`` index the crops."""
         net = self.networks
-        assert item.masks is not None
+        assert item.masks is not None and self._source_picture is not None
         images, landmarks, masks = item.images[rows], item.landmarks[rows], item.masks[rows]
         size = images.shape[1]
         with torch.no_grad():
             target = to_tensor(images, net.device)
             mask = torch.from_numpy(masks).to(net.device)[:, None]
             parse = net.parse(target)
-            z0 = net.encode(target)
+            z0 = net.encode(target)  # line 3 of Algorithm 1: z_0 = E(x_targ)
             start, latent_mask = z0, mask
             if self._start is not None:
                 pictures, kept = self._start.compose(
@@ -103,11 +109,13 @@ class SwapStage:
             to_arcface=arcface_theta(landmarks, net.identity_template(), size, net.manifest.identity.size).to(
                 net.device
             ),
+            landmarks=torch.from_numpy(landmarks).to(net.device),
+            source_picture=self._source_picture,
             seed=self.settings.seed,
             track=item.track,
         )
-        m = downsample_mask(latent_mask, net.manifest.autoencoder.downscale)
-        z = guided_swap(context, z0, start, m, self.terms, self.sampling)
+        m = downsample_mask(latent_mask, net.manifest.autoencoder.downscale)  # line 5
+        z = guided_swap(context, z0, start, m, self.terms, self.sampling)  # lines 4 and 6–18
         with torch.no_grad():
-            picture = net.decode(z).clamp(0, 1) * 255
+            picture = net.decode(z).clamp(0, 1) * 255  # line 19: x̂_0 = D(z_0)
         return picture.permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,94 @@
+"""What a guidance term may look at, and what a term is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own custom
+from torch import Tensor
+
+from ..records import F32
+from .networks import Networks
+from .views import arcface_theta, arcface_view, zoomed
+
+
+@dataclass
+class SourcePicture:
+    """The source's own picture, for terms that want more of it than its embedding.
+
+    ``image`` (1, 3, S, S) RGB in [0, 1], the aligned crop; ``landmarks`` (5, 2) in its pixels.
+    """
+
+    image: Tensor
+    landmarks: F32
+    _embeddings: dict[float, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def embedding(self, networks: Networks, zoom: float) -> Tensor:
+        """The unit embedding (D,) of the source framed ``zoom`` times closer than ArcFace frames it.
+
+        The mean of the face and its mirror image; computed once for each framing.
+        """
+        if zoom not in self._embeddings:
+            size, template = networks.manifest.identity.size, networks.identity_template()
+            with torch.no_grad():
+                theta = arcface_theta(self.landmarks[None], template, self.image.shape[-1], size)
+                view = arcface_view(self.image, zoomed(theta.to(self.image), zoom, template, size), size)
+                mean = networks.embed_aligned(torch.cat([view, view.flip(3)])).mean(0)
+                self._embeddings[zoom] = F.normalize(mean, dim=0)
+        return self._embeddings[zoom]
+
+
+@dataclass
+class Context:
+    """What the terms may look at. Built once per batch; only ``step`` changes along the way.
+
+    Attributes:
+        networks: D_I is ``networks.embed_aligned``, D_F ``networks.parse``; ``networks.manifest`` names
+            the parser's classes.
+        source: (B, D) unit embeddings of the source.
+        target: (B, 3, S, S) RGB in [0, 1], the crop in which a face is replaced.
+        target_parse: (B, K, p, p) its class probabilities, p being the parser's size.
+        mask: (B, 1, S, S) in [0, 1], 1 where the face is replaced.
+        to_arcface: (B, 2, 3) θ of the ArcFace view of each crop (see ``views``).
+        landmarks: (B, 5, 2) the target's, in pixels of the crop, order as in ``records``.
+        source_picture: the source's aligned picture and landmarks.
+        seed, track: the key of all noise, of jitter too.
+        step: index of the step, from 0.
+    """
+
+    networks: Networks
+    source: Tensor
+    target: Tensor
+    target_parse: Tensor
+    mask: Tensor
+    to_arcface: Tensor
+    landmarks: Tensor
+    source_picture: SourcePicture
+    seed: int = 0
+    track: int = 0
+    step: int = 0
+    _parsed: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
+
+    def parse(self, x_hat: Tensor) -> Tensor:
+        """D_F(x̂), (B, K, p, p) with its gradient: computed once a step, however many terms ask."""
+        if self._parsed is None or self._parsed[0] is not x_hat:
+            self._parsed = (x_hat, self.networks.parse(x_hat))
+        return self._parsed[1]
+
+    def forget(self) -> None:
+        """Let go of what was computed of the last x̂, its graph included."""
+        self._parsed = None
+
+
+class Term(Protocol):
+    """One guidance loss: any object with this method.
+
+    ``x_hat`` is the picture the loop is heading for, (B, 3, H, W) RGB, about [0, 1] and not clamped. H
+    and W are the crop's side S, or half of it (a preview decode): work in coordinates relative to it.
+    Returns one number a picture, (B,), the less the better, differentiable with respect to ``x_hat``;
+    no row may depend on another.
+    """
+
+    def loss(self, x_hat: Tensor, context: Context, /) -> Tensor: ...

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
+from .commands.packs import packs
+from .commands.evaluate import evaluate
 from .commands.presets import presets
 from .commands.preview import preview
 from .commands.swap import swap
@@ -42,7 +44,9 @@ def _root(
 
 app.command()(swap)
 app.command()(preview)
+app.command()(evaluate)
 app.command()(presets)
+app.add_typer(packs)
 
 
 def _line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import platformdirs
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...errors import PackError
 from .manifest import Manifest, read_manifest
@@ -53,14 +54,18 @@ def known_packs() -> dict[str, Path]:
     return {p.name: p for p in reversed(found)}
 
 
-def find_pack(name: str) -> Path:
-    """The folder of a pack's manifest: a path to one, an embedded one, or one of the user's."""
+def find_pack(name: str, flag: str = "--pack") -> Path:
+    """The folder of a pack's manifest: a path to one, an embedded one, or one of the user's.
+
+    Raises:
+        PackError: no such pack; ``flag`` is what the message calls the argument.
+    """
     known = known_packs()
     if name in known:
         return known[name].resolve()
     if (Path(name) / "pack.toml").is_file():
         return Path(name).resolve()
-    raise PackError(f"--pack {name}: no such pack; there are {', '.join(sorted(known)) or 'none'}")
+    raise PackError(f"{flag} {name}: no such pack; there are {', '.join(sorted(known)) or 'none'}")
 
 
 def weights_folder(folder: Path, manifest: Manifest) -> Path:
@@ -71,17 +76,30 @@ def weights_folder(folder: Path, manifest: Manifest) -> Path:
     return folder
 
 
-def read_lock(folder: Path) -> dict[str, str]:
-    """File → SHA-256 as recorded at the download (``pack.lock``); empty without one."""
+class Lock(BaseModel):
+    """``pack.lock``: what came when the pack was fetched, and who vouched for it.
+
+    ``sha256`` maps file → hash; ``revisions`` maps ``REPO@REVISION`` → commit; ``vouched_by`` maps file →
+    "manifest", "hub", "transport" (an encrypted connection, no hash) or "nobody" (placed by hand).
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    sha256: dict[str, str] = {}
+    revisions: dict[str, str] = {}
+    vouched_by: dict[str, str] = {}
+
+
+def read_lock(folder: Path) -> Lock:
+    """What ``ldvid packs pull`` recorded in a folder of weights; empty where it has not run."""
+    path = folder / "pack.lock"
     try:
-        values = json.loads((folder / "pack.lock").read_text(encoding="utf-8"))
-        return {str(k): str(v) for k, v in values["sha256"].items()}
+        return Lock.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PackError(
-            f"{folder / 'pack.lock'}: can't be read: {error}; delete it and pull again"
-        ) from error
+        return Lock()
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise PackError(f"{path}: can't be read: {first}; delete it and pull again") from error
 
 
 @lru_cache(maxsize=64)
@@ -106,22 +124,30 @@ def open_pack(name: str) -> Pack:
     manifest = read_manifest(home)
     folder = weights_folder(home, manifest)
     lock = read_lock(folder)
+    pull = f"run 'ldvid packs pull {name}'"
+    missing = [file for file in manifest.files if not (folder / file).is_file()]
+    if missing and all(manifest.files[file].origin is not None for file in missing):
+        if len(missing) == len(manifest.files):
+            raise PackError(f"pack {manifest.name}: not downloaded yet; {pull}")
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise PackError(f"pack {manifest.name}: {folder / missing[0]} is missing{more}; {pull}")
     hashes = {}
     for file, entry in manifest.files.items():
         path = folder / file
         if not path.is_file():
-            hint = f"; run 'ldvid packs pull {manifest.name}'" if entry.origin is not None else ""
-            raise PackError(f"pack {manifest.name}: {path} is missing{hint}")
-        wanted = entry.sha256 or lock.get(file)
+            raise PackError(f"pack {manifest.name}: {path} is missing")
+        wanted = entry.sha256 or lock.sha256.get(file)
         hashes[file] = hash_file(path)
         if wanted is None:
             raise PackError(
-                f"pack {manifest.name}: nothing vouches for {path}; run 'ldvid packs pull {manifest.name}', "
+                f"pack {manifest.name}: nothing vouches for {path}; {pull}, "
                 "which takes files that lie there and records what they are"
             )
         if hashes[file] != wanted:
+            what = "the manifest names" if entry.sha256 else "that was fetched"
+            fix = "install the pack again" if entry.origin is None else pull
             raise PackError(
-                f"pack {manifest.name}: {path} is not the file the manifest names (its SHA-256 differs); "
-                "it is damaged or was replaced, install the pack again"
+                f"pack {manifest.name}: {path} is not the file {what} (its SHA-256 differs); "
+                f"it is damaged or was replaced, {fix}"
             )
     return Pack(folder, manifest, hashes)

@@ -1,7 +1,7 @@
 """Independent judges: identity and head pose by networks that never guide a swap.
 
-The files are not part of ldvid; any recognition ONNX of the stated inputs will do. Landmarks are the
-five of ``records``, in pixels of the picture given.
+The files lie in ``packs/judges``; any other ONNX of the stated inputs will do. Landmarks are the five
+of ``records``, in pixels of the picture given.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 import onnxruntime
 
+from ..errors import PackError
 from ..stages.align import ARCFACE_TEMPLATE, estimate_similarity, warp
 from ..stages.records import F32, F64, U8
 
@@ -21,17 +22,22 @@ IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
-def _session(path: Path) -> onnxruntime.InferenceSession:
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """An ONNX file on the CPU, so that numbers don't depend on there being a GPU; PackError if unreadable."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's many
+        raise PackError(f"{path}: can't be loaded as an ONNX judge: {error}") from error
 
 
 class IdentityJudge:
     """dlib's ResNet as ONNX: 150×150 RGB 0–255 → 128-d."""
 
     def __init__(self, path: Path) -> None:
-        self._net = _session(path)
+        """Raises PackError if the file can't be loaded."""
+        self._net = open_session(path)
 
     def embed(self, picture: U8, landmarks: F32) -> F32:
         """Unit embedding (128,) of the face with these landmarks in (H, W, 3) uint8 RGB."""
@@ -45,13 +51,19 @@ class PoseJudge:
     """Yaw, pitch, roll in degrees from 66-bin softmax heads, 224×224, ImageNet normalisation."""
 
     def __init__(self, path: Path) -> None:
-        self._net = _session(path)
+        """Raises PackError if the file can't be loaded."""
+        self._net = open_session(path)
 
     def pose(self, picture: U8, landmarks: F32) -> F32:
-        """(3,) degrees: yaw, pitch, roll."""
+        """(3,) degrees yaw, pitch, roll of the face with these landmarks (5, 2) in (H, W, 3) uint8 RGB.
+
+        Positive: turned to the picture's left, up, and leaning clockwise as seen. The network sees the
+        face upright (where it errs least); how far it was turned for that goes into the roll.
+        """
         # The scale at which successive frames of one person jitter least (of 1.2, 1.45, 1.9 and 2.4).
         template = (ARCFACE_TEMPLATE - 56) * 1.9 + 112
-        x = warp(picture, estimate_similarity(landmarks, template), 224).astype(np.float32) / 255
+        matrix = estimate_similarity(landmarks, template)
+        x = warp(picture, matrix, 224).astype(np.float32) / 255
         x = (x - IMAGENET_MEAN) / IMAGENET_STD
         heads = self._net.run(None, {self._net.get_inputs()[0].name: x.transpose(2, 0, 1)[None]})
         bins = np.arange(66)
@@ -59,10 +71,18 @@ class PoseJudge:
         for head in heads[:3]:
             e = np.exp(head[0] - head[0].max())
             angles.append(float((e / e.sum() * bins).sum() * 3 - 99))
+        angles[2] -= float(np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0])))
+        angles[2] = (angles[2] + 180) % 360 - 180
         return np.array(angles, np.float32)
 
 
 def recovery(swapped: F64, unrelated: F64, same: F64) -> float:
-    """(s_swap − s_unrelated) / (s_same − s_unrelated) from cosines; 0 unchanged, 1 as another photo."""
+    """(s_swap − s_unrelated) / (s_same − s_unrelated) from cosines; 0 unchanged, 1 as another photo.
+
+    Raises:
+        ValueError: the anchors coincide, so there is nothing between them to measure on.
+    """
     low, high = float(np.mean(unrelated)), float(np.mean(same))
+    if high == low:
+        raise ValueError(f"recovery: s_same and s_unrelated are both {low}")
     return (float(np.mean(swapped)) - low) / (high - low)

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
-from .commands.packs import packs
 from .commands.evaluate import evaluate
+from .commands.packs import packs
 from .commands.presets import presets
 from .commands.preview import preview
 from .commands.swap import swap

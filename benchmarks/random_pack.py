@@ -119,9 +119,10 @@ class _Detector(nn.Module):
 
 
 def pictures(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Smooth noise, (count, 3, size, size) of mean 0 and deviation about 1."""
+    """Patches with some grain, (count, 3, size, size) of mean 0 and deviation about 1."""
     coarse = torch.randn(count, 3, 8, 8, generator=generator)
-    return F.interpolate(coarse, (size, size), mode="bicubic") * 1.3
+    grain = torch.randn(count, 3, size, size, generator=generator)
+    return F.interpolate(coarse, (size, size), mode="bicubic") * 1.2 + grain * 0.3
 
 
 @torch.no_grad()
@@ -221,7 +222,7 @@ def _write_faces(folder: Path, sizes: Sizes, generator: torch.Generator) -> None
     from facexlib.headpose.hopenet_arch import HopeNet
     from facexlib.parsing.bisenet import BiSeNet
 
-    identity = settle(IResNet(sizes.identity, sizes.identity_width), pictures(4, 112, generator), generator)
+    identity = settle(IResNet(sizes.identity, sizes.identity_width), pictures(8, 112, generator), generator)
     export(identity, torch.zeros(1, 3, 112, 112), folder / "w600k_r50.onnx", ["683"], {0: "None"})
     detector = _Detector().eval()
     example = torch.zeros(1, 3, 640, 640)

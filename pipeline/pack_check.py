@@ -22,7 +22,7 @@ from ..stages.records import U8
 from ..stages.swap.networks import Networks, to_tensor
 from ..stages.swap.pack import open_pack
 
-LEVEL = 0.2  # of T: where the UNet is asked
+LEVELS = (0.2, 0.4)  # of T: where the UNet is asked
 
 
 @dataclass(frozen=True)
@@ -78,19 +78,33 @@ def psnr(a: Tensor, b: Tensor) -> float:
 
 
 def _diffusion(networks: Networks, crop: Tensor) -> list[Check]:
-    """The autoencoder's reconstruction, and what the UNet makes of its latents with a little noise."""
+    """The autoencoder's reconstruction, and what the UNet makes of its latents with noise on them.
+
+    A UNet gains something with most schedules. One that is told another noise level than there is does
+    better when told half or twice as much: that is how a wrong β schedule or latent scale shows.
+    """
     latent = networks.encode(crop)
     back = networks.decode(latent).clamp(0, 1)
-    t = int(LEVEL * len(networks.alpha_bar))
-    alpha = networks.alpha_bar[t]
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0)).to(latent.device)
-    noised = alpha.sqrt() * latent + (1 - alpha).sqrt() * noise
-    clean = (noised - (1 - alpha).sqrt() * networks.predict_noise(noised, t)) / alpha.sqrt()
-    before = psnr(networks.decode(noised / alpha.sqrt()).clamp(0, 1), back)
+
+    def noised(t: int) -> tuple[Tensor, Tensor]:
+        alpha = networks.alpha_bar[t].to(latent.dtype)
+        return alpha, alpha.sqrt() * latent + (1 - alpha).sqrt() * noise
+
+    def error(z: Tensor, t: int) -> float:
+        return float(((networks.predict_noise(z, t) - noise) ** 2).mean())
+
+    low, middle = (int(share * len(networks.alpha_bar)) for share in LEVELS)
+    alpha, z = noised(low)
+    clean = (z - (1 - alpha).sqrt() * networks.predict_noise(z, low)) / alpha.sqrt()
+    before = psnr(networks.decode(z / alpha.sqrt()).clamp(0, 1), back)
     after = psnr(networks.decode(clean).clamp(0, 1), back)
+    z = noised(middle)[1]
+    told_wrong = min(error(z, middle // 2), error(z, 2 * middle))
     return [
         Check("autoencoder: reconstruction", psnr(back, crop), 20, "dB"),
-        Check(f"UNet: gain of the clean estimate at t = {t}", after - before, 1, "dB"),
+        Check(f"UNet: gain of the clean estimate at t = {low}", after - before, 1, "dB"),
+        Check(f"UNet: error when told half or twice t = {middle}", told_wrong / error(z, middle), 1, "×"),
     ]
 
 

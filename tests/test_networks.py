@@ -41,7 +41,7 @@ def test_packs_are_found_by_name_by_path_and_in_the_users_folder(
     mine = copy.parent.parent / "packs" / "starter"
     mine.rename(mine.with_name("mine"))
     assert find_pack("mine") == mine.with_name("mine").resolve()
-    with pytest.raises(PackError, match=r"--pack other: no such pack; there are mine, starter"):
+    with pytest.raises(PackError, match=r"--pack other: no such pack; there are celebahq-256, mine, starter"):
         find_pack("other")
 
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import __version__
 from ..configs import Settings
 from ..errors import SettingsError
 from .evaluate_files import Folder, results_folder
 from .pairs import Pairs, read_csv, read_folders
 from .progress import Listener, Silent, Stopwatch
-from .provenance import container_tags, describe_device, versions
+from .provenance import DIGITAL_SOURCE_TYPE, describe_device, versions
 
 if TYPE_CHECKING:
     from .bench import Bench, Results
@@ -82,8 +83,7 @@ def evaluate(request: EvaluateRequest, listener: Listener | None = None) -> dict
     listener = listener if listener is not None else Silent()
     watch = Stopwatch()
     try:
-        with watch.time("total"):
-            return _evaluate(request, listener, watch)
+        return _evaluate(request, listener, watch)
     finally:
         listener.close()
 
@@ -105,6 +105,7 @@ def _evaluate(request: EvaluateRequest, listener: Listener, watch: Stopwatch) ->
     from .evaluate_pairs import judge_pairs
 
     inputs = [p for p in (request.pairs, request.sources, request.targets, *request.swapped) if p is not None]
+    inputs += [p for pair in pairs.pairs for p in (pair.source, pair.target, *pair.given.values())]
     with results_folder(request.output, inputs, overwrite=request.overwrite) as folder:
         bench, results, about = judge_pairs(pairs, request, listener, watch, folder)
         title = f"{len(pairs.pairs)} pairs {pairs.how}"
@@ -174,5 +175,6 @@ def _finish(
         "seconds": {k: round(v, 3) for k, v in sorted(watch.seconds.items())},
     }
     if folder is not None:
-        folder.write(table, results, container_tags(pack, "picture"))
+        comment = f"Altered by AI: it shows pictures in which faces were swapped (ldvid {__version__})."
+        folder.write(table, results, {"comment": comment, "digital_source_type": DIGITAL_SOURCE_TYPE})
     return table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -166,26 +166,27 @@ def read_folders(sources: Path, targets: Path, swapped: Sequence[Path] = ()) -> 
             "can't be paired in order; name them alike, or write a CSV file of pairs"
         )
     for folder in swapped:
-        pairs = _with_given(pairs, stems, folder)
+        pairs = _with_given(pairs, stems, folder, in_order=not common)
     messages.append(f"{len(pairs)} pairs, {how}")
     return Pairs(tuple(pairs), root, how, tuple(messages))
 
 
-def _with_given(pairs: list[Pair], stems: list[str], folder: Path) -> list[Pair]:
+def _with_given(pairs: list[Pair], stems: list[str], folder: Path, *, in_order: bool) -> list[Pair]:
     made = _pictures(folder, "--swapped")
     name = folder.resolve().name
     if any(name in pair.given for pair in pairs):
         raise SettingsError(f"--swapped {folder}: another folder is called {name} too; rename one")
-    find: Callable[[int], Path]
     if all(stem in made for stem in stems):
-        find = lambda i: made[stems[i]]  # noqa: E731 - one of two
-    elif len(made) == len(pairs) and not any(stem in made for stem in stems):
-        ordered = list(made.values())
-        find = lambda i: ordered[i]  # noqa: E731
+        ours = [made[stem] for stem in stems]
+    elif in_order and len(made) == len(pairs) and not any(stem in made for stem in stems):
+        ours = list(made.values())
     else:
         missing = [stem for stem in stems if stem not in made]
         raise InputError(f"--swapped {folder}: no picture of the name {_some(missing)}")
-    return [replace(pair, given={**pair.given, name: find(i)}, wanted=False) for i, pair in enumerate(pairs)]
+    return [
+        replace(pair, given={**pair.given, name: path}, wanted=False)
+        for pair, path in zip(pairs, ours, strict=True)
+    ]
 
 
 def _pictures(folder: Path, flag: str) -> dict[str, Path]:

@@ -217,7 +217,7 @@ class Results:
         if ns:
             size = " and ".join(map(str, ns))
             notes.append(
-                f"the Fréchet distance is over {size} pictures a side, fewer or hardly more than the judge's "
-                "features have dimensions: it compares variants of one list, not lists"
+                f"the Fréchet distance is over {size} pictures a side and depends on their number: "
+                "compare variants of one list only"
             )
         return notes

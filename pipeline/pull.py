@@ -21,7 +21,7 @@ from ..stages.swap.pack import find_pack, read_lock, weights_folder
 from .archive import extract
 from .download import Remote, discard, fetch, hash_both
 from .files import write_atomic
-from .hub import COMMIT, HubFile, look_up
+from .origins import Origins
 from .transfers import Silent, Transfers
 from .transport import FetchError, host_of, mirrored
 
@@ -62,7 +62,7 @@ def pull(
             f"'ldvid packs verify {name}' checks them"
         )
     with _held(folder, name):
-        return _Pull(name, folder, manifest, mirrors, show or Silent()).run(force=force)
+        return _Pull(name, folder, manifest, mirrors, show or Silent(), force=force).run()
 
 
 @contextmanager
@@ -83,27 +83,34 @@ def _held(folder: Path, name: str) -> Iterator[None]:
 
 class _Pull:
     def __init__(
-        self, name: str, folder: Path, manifest: Manifest, mirrors: tuple[str, ...], show: Transfers
+        self,
+        name: str,
+        folder: Path,
+        manifest: Manifest,
+        mirrors: tuple[str, ...],
+        show: Transfers,
+        *,
+        force: bool,
     ) -> None:
         self.name, self.folder, self.manifest = name, folder, manifest
-        self.mirrors, self.show = mirrors, show
+        self.show, self.force = show, force
         self.lock = read_lock(folder)
+        self.origins = Origins(self.lock, mirrors, show.log, anew=force)
         self.done = Pulled(name, folder)
         self.damaged: set[str] = set()
         self.failed: dict[str, str] = {}
-        self.dead: dict[str, str] = {}  # hosts that could not be reached, and why
 
-    def run(self, *, force: bool) -> Pulled:
+    def run(self) -> Pulled:
         wanted: dict[str, Remote] = {}
         for file, entry in self.manifest.files.items():
-            if not force and self._lies_there(file, entry):
+            if not self.force and self._lies_there(file, entry):
                 continue
             if entry.origin is None:
                 self.failed[file] = f"{self.folder / file} comes with the manifest, but is missing or damaged"
                 continue
-            if force:
+            if self.force:
                 discard(self._part(file))
-            remote = self._resolve(file, entry, entry.origin, force=force)
+            remote = self._locate(file, entry, entry.origin)
             if remote is not None:
                 wanted[file] = remote
         self._check_space(wanted)
@@ -128,7 +135,6 @@ class _Pull:
         by = "manifest" if entry.sha256 else self.lock.vouched_by.get(file, "nobody")
         if hash_both(path)[0] != known:
             self.show.warn(f"{path} is not the file it should be (its SHA-256 differs); it is replaced")
-            self.lock.sha256.pop(file, None)
             self.damaged.add(file)
             return False
         if by == "nobody" and entry.origin is not None and entry.origin.repo is not None:
@@ -137,77 +143,39 @@ class _Pull:
         self._record(file, known, by)
         return True
 
-    def _resolve(self, file: str, entry: FileEntry, origin: Origin, *, force: bool) -> Remote | None:
-        """Where to fetch the file from; None if that failed or what lies there is taken."""
+    def _locate(self, file: str, entry: FileEntry, origin: Origin) -> Remote | None:
+        """Where to fetch the file from; None if that can't be told or what lies there is taken."""
         path = self.folder / file
-        by_hand = entry.sha256 is None and path.is_file() and not force and file not in self.damaged
-        if origin.url is not None:
-            if by_hand:
-                self._take(file, "nobody")
-                return None
-            archive = origin.member is not None
-            return Remote(
-                mirrored(origin.url, self.mirrors),
-                size=origin.archive_size if archive else entry.size,
-                sha256=origin.archive_sha256 if archive else entry.sha256,
-            )
+        by_hand = entry.sha256 is None and path.is_file() and not self.force and file not in self.damaged
+        if by_hand and origin.url is not None:
+            self._take(file, "nobody")
+            return None
         try:
-            found = self._ask_hub(origin, force=force)
+            remote = self.origins.locate(entry, origin)
         except FetchError as error:
             if by_hand:
                 self._take(file, "nobody")
             else:
                 self._fail(file, error)
             return None
-        remote = found.remote
-        if entry.sha256 is not None and remote.sha256 not in (None, entry.sha256):
-            other = f"the hub has another file than the manifest names (SHA-256 {remote.sha256})"
-            self._fail(file, FetchError(f"{remote.url}: {other}"))
+        if not by_hand:
+            return remote
+        told = remote.sha256 or remote.git_sha1
+        if told is None or told in hash_both(path):
+            self._take(file, "nobody" if told is None else "hub")
             return None
-        if by_hand:
-            sha256, git = hash_both(path)
-            told = remote.sha256 or remote.git_sha1
-            if told is None or told in (sha256, git):
-                self._take(file, "nobody" if told is None else "hub")
-                return None
-            self.show.warn(f"{path} is not the file that the hub has; it is replaced")
-        return Remote(
-            remote.url,
-            entry.size or remote.size,
-            entry.sha256 or remote.sha256,
-            remote.git_sha1,
-            remote.headers,
-        )
-
-    def _ask_hub(self, origin: Origin, *, force: bool) -> HubFile:
-        assert origin.repo is not None and origin.path is not None
-        if "hub" in self.dead:
-            raise FetchError(self.dead["hub"])
-        key = f"{origin.repo}@{origin.revision}"
-        fixed = COMMIT.fullmatch(origin.revision) is not None
-        # All files of a repository come from one commit, also when a pull was stopped in between.
-        revision = origin.revision if fixed or force else self.lock.revisions.get(key, origin.revision)
-        try:
-            found = look_up(origin.repo, revision, origin.path, self.show.log)
-        except FetchError as error:
-            if error.unreachable:
-                self.dead["hub"] = str(error)
-            raise
-        self.lock.revisions[key] = found.commit
-        return found
+        self.show.warn(f"{path} is not the file that the hub has; it is replaced")
+        return remote
 
     def _fetch(self, what: str, remote: Remote, target: Path) -> str | None:
         """Fetch a file or an archive; its SHA-256, or None if that failed."""
-        host = host_of(remote.url)
         try:
-            if host in self.dead:
-                raise FetchError(self.dead[host])
+            self.origins.check_url(remote.url)
             self.show.start(what, remote.size)
             part = self._part(target.relative_to(self.folder).as_posix())
             sha256 = fetch(remote, target, part, progress=self.show.advance, log=self.show.log)
         except FetchError as error:
-            if error.unreachable:
-                self.dead[host] = str(error)
+            self.origins.note(host_of(remote.url), error)
             self._fail(what, error)
             return None
         self.show.finish(what)
@@ -294,6 +262,6 @@ class _Pull:
             return
         reasons = list(dict.fromkeys(self.failed.values()))
         raise PackError(
-            f"pack {self.name}: could not fetch {', '.join(self.failed)} ({'; '.join(reasons)}); what came is "
-            f"kept, and 'ldvid packs pull {self.name} --manual' says how to place the rest by hand"
+            f"pack {self.name}: could not fetch {', '.join(self.failed)} ({'; '.join(reasons)}); what "
+            f"came is kept, and 'ldvid packs pull {self.name} --manual' says how to place the rest by hand"
         )

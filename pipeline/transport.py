@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import requests
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NameResolutionError, NewConnectionError
 
-from ..errors import PackError
+from ..errors import PackError, SettingsError
 
 ATTEMPTS = 5  # in a row that brought nothing
 CONNECT_ATTEMPTS = 3  # where no connection could be made at all: a firewall does not change its mind
@@ -48,12 +48,16 @@ def host_of(url: str) -> str:
 
 
 def mirrored(url: str, mirrors: tuple[str, ...]) -> str:
-    """The URL with the longest matching PREFIX of ``PREFIX=URL`` replaced; PackError for another notation."""
+    """The URL with the longest matching PREFIX of ``PREFIX=URL`` replaced.
+
+    Raises:
+        SettingsError: another notation.
+    """
     pairs = []
     for text in mirrors:
         match = _MIRROR.fullmatch(text.strip())
         if match is None:
-            raise PackError(
+            raise SettingsError(
                 f"--mirror {text}: write it as PREFIX=URL, "
                 "for example --mirror https://github.com/=https://mirror.example.org/github/"
             )

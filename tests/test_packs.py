@@ -27,6 +27,8 @@ from ldvid.errors import PackError
 from ldvid.pipeline import transport
 from ldvid.pipeline.download import Remote, fetch
 from ldvid.pipeline.pack_check import check_pack
+from ldvid.pipeline.pull import pull
+from ldvid.pipeline.transfers import Bars
 from ldvid.pipeline.transport import mirrored
 from ldvid.stages.swap.manifest import read_manifest
 from ldvid.stages.swap.pack import EMBEDDED, open_pack, read_lock, weights_folder
@@ -237,6 +239,8 @@ def test_a_pull_brings_and_records_every_file(small: Small, site: Site) -> None:
     lock = read_lock(small.folder)
     assert lock.sha256 == {f: sha(data) for f, data in small.files.items()}
     assert lock.revisions == {"someone/model@main": COMMIT}
+    # The branch is asked for once, so that all files come from one commit.
+    assert len([path for _, path, _ in site.asked if "/resolve/main/" in path and "/cdn/" not in path]) == 1
     assert lock.vouched_by == {
         "unet/config.json": "hub", "unet/model.bin": "hub", "one.onnx": "manifest",
         "two.onnx": "manifest", "parser.pth": "manifest", "pose.pth": "transport",
@@ -287,6 +291,7 @@ def test_a_stopped_pull_goes_on_in_the_next_run(
     site.asked.clear()
     assert main(PULL) == 0
     assert small.complete()
+    assert not [p for _, p, _ in site.asked if p.startswith("/someone/model/resolve/main/")]  # as recorded
     offset = int(site.gets("cdn/someone/model/resolve/main/unet/model.bin")[0]["range"][6:-1])
     assert 400_000 < offset <= 500_000
     assert site.gets("parser.pth") == []
@@ -370,6 +375,35 @@ def test_an_archive_without_the_member(small: Small, site: Site, capsys: pytest.
     assert (small.folder / "one.onnx").exists()
 
 
+def test_an_archive_whose_member_is_another_file(
+    small: Small, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toml = small.folder / "pack.toml"
+    toml.write_text(re.sub(r'archive_sha256 = "\w+", ', "", toml.read_text()))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as zipped:
+        zipped.writestr("one.onnx", small.files["one.onnx"])
+        zipped.writestr("two.onnx", noise(7000, 99))
+    site.files["/gh/models.zip"] = packed.getvalue()
+    assert main(PULL) == 7
+    assert "its two.onnx is not the file it should be" in error_of(capsys)
+    assert (small.folder / "one.onnx").exists()
+    assert not (small.folder / "two.onnx").exists()
+
+
+def test_bars_tell_each_file(small: Small, site: Site) -> None:
+    stream = io.StringIO()
+    bars = Bars(stream)
+    site.files.pop("/gh/pose.pth")
+    with pytest.raises(PackError):
+        pull("small", show=bars)
+    bars.close()
+    text = stream.getvalue()
+    for done in ("unet/model.bin", "parser.pth", "models.zip"):
+        assert f"ldvid: {done}: done" in text
+    assert "ldvid: warning: pose.pth: " in text
+
+
 @pytest.fixture
 def offline(small: Small, monkeypatch: pytest.MonkeyPatch) -> str:
     """Nobody answers: the hub's and the URLs' addresses lead to a closed port."""
@@ -384,7 +418,9 @@ def test_without_a_network_it_says_what_to_place_where(
     small: Small, site: Site, offline: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*PULL, "--mirror", f"{site.url}={offline}"]) == 7
-    said = error_of(capsys)
+    out = capsys.readouterr().err
+    assert out.count("trying again") == 2 * (transport.CONNECT_ATTEMPTS - 1)  # once a host, not once a file
+    said = out.splitlines()[-1]
     for file in small.files:
         assert file in said
     assert "refused" in said
@@ -466,6 +502,19 @@ def test_the_lock_is_enforced(small: Small) -> None:
         open_pack("small")
 
 
+def test_a_damaged_file_that_can_not_be_replaced_stays_damaged(
+    small: Small, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(PULL) == 0
+    (small.folder / "unet/config.json").write_bytes(b"spoilt")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for _ in range(2):  # nor does the second time take it for one that was placed by hand
+        assert main(PULL) == 7
+        assert "unet/config.json" in error_of(capsys)
+    with pytest.raises(PackError, match="is not the file that was fetched"):
+        open_pack("small")
+
+
 def test_verify_finds_one_flipped_bit_behind_the_same_size_and_time(
     small: Small, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -544,7 +593,7 @@ def test_a_mirror_stands_in_for_an_address(
 ) -> None:
     toml = small.folder / "pack.toml"
     toml.write_text(toml.read_text().replace(f"{site.url}/gh/", "https://example.invalid/gh/"))
-    assert main([*PULL, "--mirror", "nonsense"]) == 7
+    assert main([*PULL, "--mirror", "nonsense"]) == 2
     assert "write it as PREFIX=URL" in error_of(capsys)
     monkeypatch.setenv("LDVID_MIRROR", f"https://example.invalid/={site.url}/")
     assert main(PULL) == 0

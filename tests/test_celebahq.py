@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import logging
 import os
 import resource
 import shutil
@@ -137,21 +138,37 @@ def test_the_old_names_of_attention_weights_are_converted(folder: str, small: Pa
     assert seen == set(now) and len(new) == len(old)
 
 
-def test_loading_is_quiet_whatever_else_an_old_config_says(
-    small: Pack, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_loading_is_quiet_whatever_else_an_old_config_says(small: Pack, tmp_path: Path) -> None:
     from diffusers import UNet2DModel
-    from diffusers.utils import logging
+    from diffusers.utils import logging as remarks
 
     folder = Path(shutil.copytree(small.path("unet"), tmp_path / "unet"))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config |= {"num_head_channels": 32, "image_size": 64}  # long gone
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    level = logging.get_verbosity()
-    model = load_folder(UNet2DModel, folder)
-    assert capfd.readouterr() == ("", "")
-    assert logging.get_verbosity() == level
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    library, level = logging.getLogger("diffusers"), remarks.get_verbosity()
+    library.addHandler(handler)
+    try:
+        model = load_folder(UNet2DModel, folder)
+    finally:
+        library.removeHandler(handler)
+    assert not said
+    assert remarks.get_verbosity() == level
     assert model.config.in_channels == 3
+
+
+def test_safetensors_are_taken_where_the_folder_has_them(small: Pack, tmp_path: Path) -> None:
+    from diffusers import VQModel
+    from safetensors.torch import save_file
+
+    folder = Path(shutil.copytree(small.path("vqvae"), tmp_path / "vqvae"))
+    state = load_state(folder / "diffusion_pytorch_model.bin")
+    state["quant_conv.bias"] = state["quant_conv.bias"] + 1
+    save_file(state, folder / "diffusion_pytorch_model.safetensors")
+    assert torch.equal(load_folder(VQModel, folder).quant_conv.bias, state["quant_conv.bias"])
 
 
 @torch.no_grad()
@@ -440,6 +457,13 @@ def test_what_does_not_fit_is_refused_and_named(
     assert not (folder / "sprung").exists()
     assert "weights_only" not in str(caught.value) and "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_manifest_that_says_otherwise_than_the_config_is_refused(small: Pack) -> None:
+    entry = small.manifest.autoencoder.model_copy(update={"downscale": 8})
+    wrong = Pack(small.folder, small.manifest.model_copy(update={"autoencoder": entry}), {})
+    with pytest.raises(PackError, match=r"vqvae/config\.json: 3 latent channels at 1/4, .* says 3 at 1/8"):
+        Networks.load(wrong, "cpu")
 
 
 def test_hopenets_file_is_checked(small: Pack, tmp_path: Path) -> None:

@@ -41,6 +41,24 @@ def test_a_term_of_the_guidance_can_be_changed_alone() -> None:
     assert after[1:] == before[1:]
 
 
+def test_terms_are_added_with_scale_one_and_never_twice() -> None:
+    before = load_settings("cpu").guidance
+    after = load_settings("cpu", guidance=["geometry", "identity"]).guidance
+    assert after[: len(before)] == before
+    assert [(t.term, t.scale) for t in after[len(before) :]] == [("geometry", 1.0)]
+    by_set = load_settings("cpu", assignments=["guidance.geometry.weights={mouth = 2.0}"]).guidance
+    assert (by_set[-1].scale, by_set[-1].model_extra) == (1.0, {"weights": {"mouth": 2.0}})
+
+
+def test_presets_use_the_papers_terms_alone_in_paper() -> None:
+    """``background`` as printed, and the file's hash, are no settings of a preset."""
+    paper = load_settings("paper")
+    assert [t.term for t in paper.guidance] == ["identity", "segmentation"]
+    assert "background" not in paper.model_dump()
+    for name in preset_names():
+        assert all("sha256" not in t for t in load_settings(name).model_dump(mode="json")["guidance"])
+
+
 @pytest.mark.parametrize(
     ("assignment", "words"),
     [
@@ -52,6 +70,8 @@ def test_a_term_of_the_guidance_can_be_changed_alone() -> None:
         ("start_level=1.5", "start_level"),
         ("gradient=sideways", "gradient"),
         ("encoder.crf=3", "guidance.TERM.FIELD"),
+        ("guidance=3", "guidance"),
+        ("guidance.identity.scale=-1", "guidance"),
         ("segment_frames=50", "multiple of keyframe_interval"),
     ],
 )

@@ -128,6 +128,36 @@ def test_no_mask_returns_the_targets_reconstruction(
     np.testing.assert_allclose(done.swapped, wanted, atol=0.01)
 
 
+def test_no_guidance_and_no_mask_is_the_reconstruction_exactly(
+    crops: Crops, networks: Networks, faces: tuple[SourceFace, SourceFace]
+) -> None:
+    """Lines 3 to 19 of the paper's preset with every λ and M at 0: D(E(x_targ)), bit for bit."""
+    import torch
+
+    assert crops.masks is not None
+    two = replace(rows(crops, 0, 1), masks=np.zeros_like(crops.masks[:2]))
+    plain = load_settings("paper", overrides={"steps": 3, "batch": 2, "guidance": ()})
+    done = SwapStage(networks, plain, faces[0]).process(two).swapped
+    with torch.no_grad():
+        x = to_tensor(two.images, torch.device("cpu"))
+        wanted = (networks.decode(networks.encode(x)).clamp(0, 1) * 255).permute(0, 2, 3, 1).numpy()
+    assert done is not None and np.array_equal(done, wanted)
+
+
+def test_terms_beyond_the_paper_run_in_the_stage(
+    crops: Crops, networks: Networks, faces: tuple[SourceFace, SourceFace]
+) -> None:
+    """Added by name, scale 1: they change the picture, and so does the source's own framing."""
+    one = rows(crops, 0)
+    pictures = []
+    for extra in ((), ("geometry",), ("identity_crop",)):
+        chosen = load_settings("cpu", overrides={"steps": 1, "batch": 1}, guidance=extra)
+        done = SwapStage(networks, chosen, faces[0]).process(one).swapped
+        assert done is not None and np.isfinite(done).all()
+        pictures.append(done)
+    assert min(np.abs(pictures[0] - p).max() for p in pictures[1:]) > 3
+
+
 def test_the_face_becomes_the_sources(
     swapped: Crops, networks: Networks, faces: tuple[SourceFace, SourceFace]
 ) -> None:

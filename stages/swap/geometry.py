@@ -81,8 +81,8 @@ class Windows:
     ) -> SoftLandmarks:
         """Soft landmarks of a parse (B, K, size, size).
 
-        What isn't there has no place: with falling mass, centre and spread go over to the ``prior``'s
-        (without one, to the window's middle), so that a part that closes pulls nothing about.
+        What isn't there has no place: with falling mass, centre and spread go over to the ``prior``'s,
+        so that a part that closes pulls nothing about. Without one they are those of the mass itself.
         """
         classes = [[i for c in p.classes for i in parser.indices(c)] for p in PARTS]
         maps = torch.stack([parse[:, found].sum(1) for found in classes], 1)  # (B, P, size, size)
@@ -91,11 +91,13 @@ class Windows:
         rows = torch.einsum("bphw,bpw->bph", maps, across) * down
         marginals = torch.stack([columns, rows], 2) * self.cell[..., None, None]  # (B, P, 2, size)
         mass = marginals[:, :, 0].sum(-1)
+        floor = FLOOR
         if prior is None:
+            floor = 1e-6  # of nothing at all, the window's middle
             flat = torch.full_like(self.centre, NOMINAL_SPREAD)
             prior = SoftLandmarks(torch.zeros_like(mass), self.centre, flat)
-        total = (mass + FLOOR)[..., None]
+        total = (mass + floor)[..., None]
         ticks = self.ticks[:, None, None]
-        centre = ((marginals * ticks).sum(-1) + FLOOR * prior.centre) / total
-        square = (marginals * (ticks - centre[..., None]) ** 2).sum(-1) + FLOOR * prior.spread**2
+        centre = ((marginals * ticks).sum(-1) + floor * prior.centre) / total
+        square = (marginals * (ticks - centre[..., None]) ** 2).sum(-1) + floor * prior.spread**2
         return SoftLandmarks(mass, centre, (square / total).sqrt())

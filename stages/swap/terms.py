@@ -94,8 +94,8 @@ class Segmentation:
 class Geometry:
     """Beyond the paper: eyes, brows, nose and mouth where, as large and as open as the target's.
 
-    The squared differences of soft landmarks (see ``geometry``) between x̂ and the target, in hundredths
-    of an eye distance and summed: 1 is one part off by one hundredth. Where ``Segmentation`` counts
+    The squared differences of soft landmarks (see ``geometry``) between x̂ and the target, in tenths of
+    an eye distance and summed: 1 is one part off by one tenth. Where ``Segmentation`` counts
     pixels, most of them of skin and hair, this measures expression; it also has a direction where the
     parts don't overlap. ``weights`` per part (``right_eye``, ``left_eye``, ``right_brow``, ``left_brow``,
     ``mouth``, ``inner_mouth``, ``nose``) stress some.
@@ -122,4 +122,4 @@ class Geometry:
         extent = ((seen.spread - wanted.spread) ** 2).sum(2) * spread
         mass = (seen.mass - wanted.mass) ** 2 * opening
         off: Tensor = (there * (place + extent) + mass) * weights  # (B, P)
-        return off.sum(1) * 1e4
+        return off.sum(1) * 100

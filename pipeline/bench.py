@@ -18,6 +18,7 @@ from ..stages.decode import read_picture
 from ..stages.paste import paste
 from ..stages.records import F32, U8, Detection, SourceFace
 from ..stages.swap.pack import hash_file
+from .pairs import counted
 from .still import StillSwapper
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ class Results:
         """FaceError if not one pair could be judged."""
         if not self.judged():
             first = next((row.reason for row in self.rows), "there was none")
-            raise FaceError(f"none of {len(self.rows)} pairs could be judged; the first: {first}")
+            raise FaceError(f"nothing could be judged ({counted(len(self.rows), 'row')}); the first: {first}")
 
     def summaries(self) -> list[dict[str, Any]]:
         """Per variant that has figures: name, settings, number of pairs, and the estimates."""
@@ -211,7 +212,7 @@ class Results:
         low = sum(f.unrelated for f in figures) / len(figures)
         text = f"judge's identity, for comparison: {low:.3f} between source and untouched target"
         if same := [f.same for f in figures if f.same is not None]:
-            text += f", {sum(same) / len(same):.3f} between two pictures of one person ({len(same)} pairs)"
+            text += f", {sum(same) / len(same):.3f} between two pictures of one person (n = {len(same)})"
         notes.append(text)
         ns = sorted({s["figures"]["frechet"]["n"] for s in summaries if s["figures"]["frechet"]})
         if ns:

@@ -10,7 +10,7 @@ from .. import __version__
 from ..configs import Settings
 from ..errors import SettingsError
 from .evaluate_files import Folder, results_folder
-from .pairs import Pairs, read_csv, read_folders
+from .pairs import Pairs, counted, read_csv, read_folders
 from .progress import Listener, Silent, Stopwatch
 from .provenance import DIGITAL_SOURCE_TYPE, describe_device, versions
 
@@ -108,7 +108,7 @@ def _evaluate(request: EvaluateRequest, listener: Listener, watch: Stopwatch) ->
     inputs += [p for pair in pairs.pairs for p in (pair.source, pair.target, *pair.given.values())]
     with results_folder(request.output, inputs, overwrite=request.overwrite) as folder:
         bench, results, about = judge_pairs(pairs, request, listener, watch, folder)
-        title = f"{len(pairs.pairs)} pairs {pairs.how}"
+        title = f"{counted(len(pairs.pairs), 'pair')} {pairs.how}"
         return _finish(bench, results, about, folder, watch, title)
 
 

@@ -156,7 +156,7 @@ def read_folders(sources: Path, targets: Path, swapped: Sequence[Path] = ()) -> 
         stems = common
         alone = [p.name for names in (ours, theirs) for s, p in names.items() if s not in common]
         if alone:
-            messages.append(f"{len(alone)} pictures have no partner of their name: {_some(alone)}")
+            messages.append(f"left out, as nothing has their name: {_some(alone)}")
     elif len(ours) == len(theirs):
         how = "in sorted order, as no file names match"
         pairs, stems = [Pair(s, t) for s, t in zip(ours.values(), theirs.values(), strict=True)], list(theirs)
@@ -167,7 +167,7 @@ def read_folders(sources: Path, targets: Path, swapped: Sequence[Path] = ()) -> 
         )
     for folder in swapped:
         pairs = _with_given(pairs, stems, folder, in_order=not common)
-    messages.append(f"{len(pairs)} pairs, {how}")
+    messages.append(f"{counted(len(pairs), 'pair')}, {how}")
     return Pairs(tuple(pairs), root, how, tuple(messages))
 
 
@@ -203,6 +203,11 @@ def _pictures(folder: Path, flag: str) -> dict[str, Path]:
     if not found:
         raise InputError(f"{flag} {folder}: holds no pictures (PNG, JPEG, WebP or TIFF files)")
     return found
+
+
+def counted(n: int, what: str) -> str:
+    """``1 pair``, ``2 pairs``."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _some(names: Sequence[str]) -> str:

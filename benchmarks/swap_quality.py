@@ -8,7 +8,8 @@ not guide (``metrics/judge.py``): s_swap of swapped frames to the source, s_unre
 frames to the source, s_same between frames of the original person half a clip apart. 0 is unchanged, 1
 as near as another picture. Pose is the mean length of the (yaw, pitch, roll) difference between a frame
 and its original. Landmarks are the detector's, in per cent of the eye distance. Outside the face the
-frames are compared with the same encode of the untouched clip. Without judges, those rows are missing.
+frames are compared with the same encode of the untouched clip. The judges are those of
+``ldvid evaluate`` unless other files are given.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from ldvid.configs import Settings, load_settings
-from ldvid.metrics.judge import IdentityJudge, PoseJudge, recovery
+from ldvid.metrics.judge import recovery
+from ldvid.metrics.judges import open_judges
 from ldvid.pipeline.plan import Plan
 from ldvid.pipeline.request import SwapRequest
 from ldvid.pipeline.swap import swap_clip
@@ -138,24 +140,22 @@ def main() -> None:
                 landmarks.append(100 * float(np.linalg.norm(nearest.landmarks - points, axis=1).mean()) / gap)
             rows.append((index, points, touched[index]))
             boxes.append(track.boxes[row])
-    if args.identity_judge:
-        judge = IdentityJudge(args.identity_judge)
-        face = detector.detect(read_picture(args.source))[0]
-        source = judge.embed(read_picture(args.source), face.landmarks)
-        own = np.stack([judge.embed(before[i].rgb, p) for i, p, _ in rows])
-        new = np.stack([judge.embed(after[i].rgb, p) for i, p, _ in rows])
-        half = max(len(rows) // 2, 1)
-        same = np.array([own[i] @ own[(i + half) % len(rows)] for i in range(len(rows))])
-        unrelated = own @ source
-        figures["identity recovered"] = [recovery(np.array([x]), unrelated, same) for x in new @ source]
-        figures["s_swap"], figures["s_unrelated"] = list(new @ source), list(unrelated)
-        figures["s_same"] = list(same)
-    if args.pose_judge:
-        pose = PoseJudge(args.pose_judge)
-        figures["pose, degrees"] = [
-            float(np.linalg.norm(pose.pose(after[i].rgb, p) - pose.pose(before[i].rgb, p)))
-            for i, p, _ in rows
-        ]
+    judges = open_judges(pack, identity=args.identity_judge, pose=args.pose_judge)
+    judge = judges.identity
+    face = detector.detect(read_picture(args.source))[0]
+    source = judge.embed(read_picture(args.source), face.landmarks)
+    own = np.stack([judge.embed(before[i].rgb, p) for i, p, _ in rows])
+    new = np.stack([judge.embed(after[i].rgb, p) for i, p, _ in rows])
+    half = max(len(rows) // 2, 1)
+    same = np.array([own[i] @ own[(i + half) % len(rows)] for i in range(len(rows))])
+    unrelated = own @ source
+    figures["identity recovered"] = [recovery(np.array([x]), unrelated, same) for x in new @ source]
+    figures["s_swap"], figures["s_unrelated"] = list(new @ source), list(unrelated)
+    figures["s_same"] = list(same)
+    figures["pose, degrees"] = [
+        float(np.linalg.norm(judges.pose.pose(after[i].rgb, p) - judges.pose.pose(before[i].rgb, p)))
+        for i, p, _ in rows
+    ]
     figures["landmarks, % of eye distance"] = landmarks
     figures["PSNR outside the face, dB"] = outside
     table = Table(title=f"{args.clip.name} ← {args.source.name}, preset {args.preset}, {summary.device}")

@@ -7,7 +7,7 @@ eye centres. Right and left are the person's own; x runs to the person's left, y
 
 People's faces differ too, and a swap is meant to change that. So in the error each measure counts as
 much as it tells of expression: its weight is the ratio of two standard deviations, within one person who
-talks (four clips) and between people (41 portraits and five clips), in steps of 0.05.
+talks (four clips) and between people (104), in tenths, at most 1 (``benchmarks/judge_noise.py``).
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import numpy as np
 from ..stages.records import F32, F64
 
 WEIGHTS: Final[dict[str, float]] = {
-    "right_eye_opening": 0.7,
-    "left_eye_opening": 0.7,
-    "right_brow_inner": 0.25,
-    "left_brow_inner": 0.25,
-    "right_brow_outer": 0.3,
-    "left_brow_outer": 0.3,
-    "mouth_opening": 0.95,
-    "mouth_width": 0.75,
+    "right_eye_opening": 0.8,
+    "left_eye_opening": 0.8,
+    "right_brow_inner": 0.3,
+    "left_brow_inner": 0.3,
+    "right_brow_outer": 0.4,
+    "left_brow_outer": 0.4,
+    "mouth_opening": 1.0,
+    "mouth_width": 0.7,
     "right_corner_lift": 0.8,
     "left_corner_lift": 0.8,
-    "mouth_shift": 0.95,
-    "lip_protrusion": 0.75,
-    "upper_lip_raise": 0.55,
-    "jaw_drop": 0.6,
+    "mouth_shift": 0.6,
+    "lip_protrusion": 0.7,
+    "upper_lip_raise": 0.5,
+    "jaw_drop": 0.9,
 }
 FEATURES: Final[tuple[str, ...]] = tuple(WEIGHTS)
 

@@ -1,15 +1,83 @@
-"""The judges' arithmetic; the judges themselves are not part of the repository."""
+"""The figures' arithmetic on known answers: recovery, expression, Fréchet distance, background PSNR."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from ldvid.metrics.judge import IdentityJudge, PoseJudge, recovery
-from ldvid.stages.records import SourceFace
+from hypothesis import given
+from hypothesis import strategies as st
+from ldvid.metrics.expression import FEATURES, expression, expression_error, frontal, mirrored
+from ldvid.metrics.frechet import frechet_distance
+from ldvid.metrics.judge import recovery
+from ldvid.metrics.judges import Judges, open_judges
+from ldvid.metrics.pixels import CAP, background_psnr
+from ldvid.stages.align import apply_points, warp
+from ldvid.stages.decode import open_reader, probe, read_picture
+from ldvid.stages.detect import Detector
+from ldvid.stages.records import F32, F64, U8
+from ldvid.stages.swap.pack import Pack
 
-JUDGES = Path(__file__).resolve().parents[2] / "shared/judges"
+ROOT = Path(__file__).resolve().parents[1]
+Face = tuple[U8, F32]
+MOUTH = FEATURES.index("mouth_opening")
+
+
+@pytest.fixture(scope="module")
+def judges(pack: Pack) -> Judges:
+    return open_judges(pack)
+
+
+@pytest.fixture(scope="module")
+def woman(detector: Detector) -> Face:
+    """The second example portrait: mouth shut, turned slightly."""
+    picture = read_picture(ROOT / "examples/face-2.png")
+    return picture, detector.detect(picture)[0].landmarks
+
+
+@pytest.fixture(scope="module")
+def mesh(judges: Judges, woman: Face) -> F32:
+    return judges.mesh.points(*woman)
+
+
+def moved(face: Face, linear: F64) -> Face:
+    """The face under a linear map about the nose, which comes to the middle of 512×512."""
+    matrix = np.hstack([linear, (256 - linear @ face[1][2])[:, None]])
+    return warp(face[0], matrix, 512), apply_points(matrix, face[1])
+
+
+def rotation(degrees: float, axis: str) -> F64:
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    planes = {"yaw": (0, 2), "pitch": (1, 2), "roll": (0, 1)}
+    i, j = planes[axis]
+    result = np.eye(3)
+    result[[i, i, j, j], [i, j, i, j]] = c, -s, s, c
+    return result
+
+
+def mouth_pulled(face: Face, mesh: F32, amount: float) -> U8:
+    """The picture with all between mouth slit and below the chin drawn down, the slit torn dark.
+
+    ``amount`` is the gap in units of the eye distance.
+    """
+    picture, points = face
+    gap = float(np.linalg.norm(points[1] - points[0])) * amount
+    left, right = mesh[78, :2], mesh[308, :2]
+    centre, half = (left + right) / 2, float(right[0] - left[0]) / 2
+    slit = float((mesh[13, 1] + mesh[14, 1]) / 2)
+    chin = float(mesh[152, 1])
+    y, x = np.mgrid[: picture.shape[0], : picture.shape[1]].astype(np.float32)
+    open_by = gap * np.sqrt(np.clip(1 - ((x - centre[0]) / half) ** 2, 0, 1))
+    below = np.clip(1 - (y - slit - open_by) / (1.5 * (chin - slit)), 0, 1)
+    source = np.where(y > slit + open_by, y - open_by * below, y).astype(np.float32)
+    result = cv2.remap(picture, x, source, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    result[(y > slit) & (y < slit + open_by)] = (50, 15, 15)
+    return result.astype(np.uint8)
+
+
+# --- recovery ---------------------------------------------------------------------------------------
 
 
 def test_recovery_is_0_for_unchanged_and_1_for_another_photo() -> None:
@@ -17,25 +85,157 @@ def test_recovery_is_0_for_unchanged_and_1_for_another_photo() -> None:
     assert recovery(low, low, high) == 0
     assert recovery(high, low, high) == 1
     assert recovery((low + high) / 2, low, high) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="s_same and s_unrelated"):
+        recovery(low, high, high)
 
 
-@pytest.mark.shared
-def test_the_identity_judge_knows_a_mirrored_face(faces: tuple[SourceFace, SourceFace]) -> None:
-    judge = IdentityJudge(JUDGES / "dlib_resnet_128d_rgb150.onnx")
-    one, other = faces
-    mirrored = np.ascontiguousarray(one.image[:, ::-1])
-    points = one.landmarks[[1, 0, 2, 4, 3]] * np.float32([-1, 1]) + np.float32([255, 0])
-    own = judge.embed(one.image, one.landmarks)
-    assert np.linalg.norm(own) == pytest.approx(1, abs=1e-5)
-    assert own @ judge.embed(mirrored, points) > own @ judge.embed(other.image, other.landmarks) + 0.1
+# --- expression -------------------------------------------------------------------------------------
 
 
-@pytest.mark.shared
-def test_the_pose_judge_turns_with_the_picture(faces: tuple[SourceFace, SourceFace]) -> None:
-    judge = PoseJudge(JUDGES / "fr_pose.onnx")
-    face = faces[0]
-    mirrored = np.ascontiguousarray(face.image[:, ::-1])
-    points = face.landmarks[[1, 0, 2, 4, 3]] * np.float32([-1, 1]) + np.float32([255, 0])
-    yaw, pitch, roll = judge.pose(face.image, face.landmarks)
-    other = judge.pose(mirrored, points)
-    assert abs(yaw + other[0]) < 5 and abs(pitch - other[1]) < 5 and abs(roll + other[2]) < 5
+def test_the_same_picture_has_no_error(judges: Judges, woman: Face) -> None:
+    a, b = judges.expression(*woman), judges.expression(*woman)
+    assert a.shape == (len(FEATURES),) and a.dtype == np.float32
+    assert expression_error(a, b) == 0
+
+
+@pytest.mark.parametrize("axis", ["yaw", "pitch", "roll"])
+def test_expression_of_a_mesh_knows_no_pose_scale_or_place(mesh: F32, axis: str) -> None:
+    other = 3 * (mesh - 100) @ rotation(25, axis).T + np.array([7, -40, 12])
+    assert expression_error(expression(mesh), expression(other.astype(np.float32))) < 1e-2
+
+
+def test_a_frontal_mesh_is_level_upright_and_centred(mesh: F32) -> None:
+    q = frontal((mesh @ rotation(30, "roll").T).astype(np.float32))
+    right, left = q[[33, 133]].mean(0), q[[263, 362]].mean(0)
+    assert np.linalg.norm(left - right) == pytest.approx(1)
+    assert left[0] - right[0] > 0.99 and q[152, 1] > q[4, 1] > right[1] and q[4, 2] < right[2]
+
+
+def test_a_turned_scaled_or_mirrored_picture_keeps_its_expression(
+    judges: Judges, woman: Face, mesh: F32
+) -> None:
+    own = judges.expression(*woman)
+    opened = expression_error(own, judges.expression(mouth_pulled(woman, mesh, 0.4), woman[1]))
+    for linear in (rotation(20, "roll")[:2, :2], rotation(-20, "roll")[:2, :2], 0.5 * np.eye(2)):
+        assert expression_error(own, judges.expression(*moved(woman, linear))) < 0.15 * opened
+    picture, points = woman
+    flipped = points[[1, 0, 2, 4, 3]] * np.float32([-1, 1]) + np.float32([picture.shape[1] - 1, 0])
+    other = judges.expression(np.ascontiguousarray(picture[:, ::-1]), flipped)
+    assert expression_error(own, mirrored(other)) < 0.05 * opened
+    assert expression_error(own, mirrored(mirrored(own))) == 0
+    assert mirrored(own)[FEATURES.index("right_brow_inner")] == own[FEATURES.index("left_brow_inner")]
+
+
+def test_an_opening_mouth_raises_its_measures(judges: Judges, woman: Face, mesh: F32) -> None:
+    shut = judges.expression(*woman)
+    steps = [judges.expression(mouth_pulled(woman, mesh, a), woman[1]) for a in (0.1, 0.2, 0.3)]
+    openings = [float(e[MOUTH]) for e in (shut, *steps)]
+    errors = [expression_error(shut, e) for e in steps]
+    assert min(np.diff(openings)) > 3 and min(np.diff(errors)) > 3
+    assert openings[-1] - openings[0] > 25
+    eyes = [FEATURES.index(f"{side}_eye_opening") for side in ("right", "left")]
+    assert np.abs(steps[-1][eyes] - shut[eyes]).max() < 2  # what did not change stays
+
+
+def test_a_shut_eye_is_the_eye_that_shuts(mesh: F32) -> None:
+    shut = mesh.copy()
+    for upper, lower in ((160, 144), (159, 145), (158, 153)):
+        shut[upper] = shut[lower]
+    change = expression(shut) - expression(mesh)
+    right = FEATURES.index("right_eye_opening")
+    assert expression(shut)[right] == 0 and change[right] < -5
+    assert np.abs(np.delete(change, right)).max() < 1e-3
+
+
+def test_a_raised_brow_and_a_lifted_corner_have_their_measures(mesh: F32) -> None:
+    gap = float(np.linalg.norm(mesh[[33, 133]].mean(0) - mesh[[263, 362]].mean(0)))
+    for vertices, name in (([336, 285], "left_brow_inner"), ([61], "right_corner_lift")):
+        up = mesh.copy()
+        up[vertices, 1] -= 0.1 * gap
+        change = dict(zip(FEATURES, expression(up) - expression(mesh), strict=True))
+        assert change[name] == pytest.approx(10, abs=1)
+        assert max(change, key=lambda k: change[k]) == name
+
+
+def test_one_smile_varies_less_than_its_end(judges: Judges, detector: Detector, example_clip: Path) -> None:
+    info = probe(example_clip)
+    frames = [f.rgb for f in open_reader(info, "pyav").read(0, info.frames)]
+    first, *smiling, last = [
+        judges.expression(p, detector.detect(p)[0].landmarks) for p in (*frames[0:44:6], frames[-1])
+    ]
+    assert max(expression_error(first, e) for e in smiling) < 7
+    assert expression_error(first, last) > 12
+
+
+def test_expressions_of_another_length_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(14,\)"):
+        expression_error(np.zeros(13, np.float32), np.zeros(13, np.float32))
+
+
+# --- Fréchet distance -------------------------------------------------------------------------------
+
+
+def exact(mean: F64, covariance: F64, n: int) -> F64:
+    """n points whose sample mean and covariance are exactly these."""
+    noise = np.random.default_rng(n).normal(size=(n, len(mean)))
+    noise -= noise.mean(0)
+    white = noise @ np.linalg.inv(np.linalg.cholesky(np.cov(noise.T))).T
+    return np.asarray(white @ np.linalg.cholesky(covariance).T + mean)
+
+
+def test_frechet_distance_of_known_gaussians() -> None:
+    a = exact(np.array([1.0, 2, 3]), np.diag([1.0, 4, 9]), 50)
+    b = exact(np.array([1.0, 0, 3]), np.diag([4.0, 4, 1]), 80)
+    assert frechet_distance(a, b) == pytest.approx(4 + 1 + 0 + 4, rel=1e-9)  # Σ(Δμ² + (σ_a − σ_b)²)
+
+
+def test_frechet_distance_of_covariances_that_do_not_commute() -> None:
+    ca, cb = np.array([[2.0, 1], [1, 3]]), np.array([[1.0, -0.5], [-0.5, 2]])
+    # For 2×2: tr √M = √(tr M + 2 √det M), M = C_a C_b.
+    root = np.sqrt(np.trace(ca @ cb) + 2 * np.sqrt(np.linalg.det(ca @ cb)))
+    found = frechet_distance(exact(np.zeros(2), ca, 30), exact(np.zeros(2), cb, 40))
+    assert found == pytest.approx(np.trace(ca) + np.trace(cb) - 2 * root, rel=1e-9)
+
+
+@given(st.integers(2, 12), st.integers(2, 12), st.integers(1, 20), st.integers(0, 2**31))
+def test_frechet_distance_is_a_symmetric_distance(n: int, m: int, d: int, seed: int) -> None:
+    """Also with fewer faces than dimensions; a shift adds its square."""
+    rng = np.random.default_rng(seed)
+    a, b, shift = rng.normal(size=(n, d)), rng.normal(size=(m, d)) * 2, rng.normal(size=d)
+    there = frechet_distance(a, b)
+    assert there >= 0 and there == pytest.approx(frechet_distance(b, a), rel=1e-9, abs=1e-9)
+    assert frechet_distance(a, a[::-1]) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(a, a + shift) == pytest.approx((shift**2).sum(), rel=1e-6, abs=1e-9)
+
+
+def test_frechet_distance_refuses_what_has_no_gaussian() -> None:
+    with pytest.raises(ValueError, match="two faces"):
+        frechet_distance(np.zeros((1, 4)), np.zeros((5, 4)))
+    with pytest.raises(ValueError, match="length: 4 and 5"):
+        frechet_distance(np.zeros((3, 4)), np.zeros((3, 5)))
+
+
+# --- background PSNR --------------------------------------------------------------------------------
+
+
+def test_background_psnr_of_a_known_error() -> None:
+    original = np.full((8, 8, 3), 100, np.uint8)
+    outside = np.zeros((8, 8), bool)
+    outside[:, :4] = True
+    swapped = original.copy()
+    swapped[:, 4:] = 255  # the face: nobody's business
+    assert background_psnr(original, swapped, outside) == CAP == 100
+    swapped[:, :4] -= 10
+    assert background_psnr(original, swapped, outside) == pytest.approx(20 * np.log10(25.5))
+    swapped[:, :2] = 100
+    assert background_psnr(original, swapped, outside) == pytest.approx(
+        20 * np.log10(25.5) + 3.0103, abs=1e-3
+    )
+
+
+def test_background_psnr_refuses_nothing_to_compare() -> None:
+    picture = np.zeros((4, 4, 3), np.uint8)
+    with pytest.raises(ValueError, match="no pixel"):
+        background_psnr(picture, picture, np.zeros((4, 4), bool))
+    with pytest.raises(ValueError, match="shapes differ"):
+        background_psnr(picture, picture[:2], np.ones((4, 4), bool))

@@ -88,7 +88,7 @@ def test_identity_survives_mirror_turn_scale_and_jpeg(
 def test_one_person_is_nearer_than_any_two(
     judges: Judges, portraits: tuple[Face, Face], man: list[Face]
 ) -> None:
-    """dlib's embeddings share a direction: unrelated people stand at 0.80 to 0.87 here, one man above 0.94."""
+    """dlib's embeddings share a direction: unrelated people are at 0.80 to 0.87 here, one man over 0.94."""
     frames = [judges.identity.embed(*f) for f in man]
     one, two = (judges.identity.embed(*f) for f in portraits)
     same = min(float(a @ b) for a in frames for b in frames)

@@ -16,7 +16,7 @@ from .evaluate_files import Folder
 from .pairs import Pair, Pairs
 from .progress import Listener, Stopwatch
 from .provenance import container_tags
-from .still import StillSwapper
+from .still import StillSwap, StillSwapper
 
 if TYPE_CHECKING:
     from .evaluate import EvaluateRequest
@@ -43,10 +43,14 @@ def judge_pairs(
     work = _Work(pairs, bench, swappers, results, watch, folder if request.keep_pictures else None)
     wanted = {i: list(settings) if p.wanted or request.all_pairs else [] for i, p in enumerate(pairs.pairs)}
     listener.start("evaluate", sum(len(wanted[i]) + len(p.given) for i, p in enumerate(pairs.pairs)))
-    for i, pair in enumerate(pairs.pairs):
-        for reason in work.judge(i + 1, pair, wanted[i]):
+    # As many pairs go through the networks together as the settings allow.
+    size = min((s.batch for s in settings.values()), default=1)
+    for first in range(0, len(pairs.pairs), size):
+        part = range(first, min(first + size, len(pairs.pairs)))
+        reasons = work.judge([(i + 1, pairs.pairs[i], wanted[i]) for i in part])
+        for reason in reasons:
             listener.warn(f"skipped: {reason}")
-        listener.advance("evaluate", len(wanted[i]) + len(pair.given))
+        listener.advance("evaluate", sum(len(wanted[i]) + len(pairs.pairs[i].given) for i in part))
     listener.finish("evaluate")
     about = {
         "kind": "folders" if request.pairs is None else "pairs",
@@ -70,7 +74,7 @@ class _Scene:
 
 @dataclass
 class _Work:
-    """Judges one pair after the other."""
+    """Swaps and judges some pairs at a time."""
 
     pairs: Pairs
     bench: Bench
@@ -79,29 +83,56 @@ class _Work:
     watch: Stopwatch
     folder: Folder | None  # for the pictures, where they are kept
 
-    def judge(self, number: int, pair: Pair, wanted: Sequence[str]) -> list[str]:
-        """All variants of one pair; returns why some could not be judged."""
+    def judge(self, part: Sequence[tuple[int, Pair, Sequence[str]]]) -> list[str]:
+        """Numbered pairs and the variants wanted of each; returns why some could not be judged."""
+        reasons: list[str] = []
+        scenes: list[tuple[_Scene, list[Row]]] = []
+        for number, pair, wanted in part:
+            rows = self._rows(number, pair, wanted)
+            try:
+                scene, said = self._scene(pair)
+            except FaceError as error:
+                for row in rows:
+                    self.results.skip(replace(row, reason=str(error)))
+                reasons.append(str(error))
+                continue
+            reasons += said
+            scenes.append((scene, rows))
+        made = {name: self._make(name, scenes) for name in self.swappers}
+        for scene, rows in scenes:
+            cells = {}
+            for row in rows:
+                try:
+                    cells[row.variant] = self._one(row, scene, made.get(row.variant, {}).get(row.pair))
+                except FaceError as error:
+                    self.results.skip(replace(row, reason=str(error)))
+                    reasons.append(str(error))
+            self.results.show(scene.source.cell, scene.target.cell, cells)
+        return reasons
+
+    def _rows(self, number: int, pair: Pair, wanted: Sequence[str]) -> list[Row]:
         shown = self.pairs.shown
         given = {variant: shown(path) for variant, path in pair.given.items()}
         row = Row(
             number, "", shown(pair.source), shown(pair.target), same=shown(pair.same) if pair.same else ""
         )
-        rows = [replace(row, variant=v, swapped=f) for v, f in {**dict.fromkeys(wanted, ""), **given}.items()]
-        try:
-            scene, reasons = self._scene(pair)
-        except FaceError as error:
-            for row in rows:
-                self.results.skip(replace(row, reason=str(error)))
-            return [str(error)]
-        cells = {}
-        for row in rows:
-            try:
-                cells[row.variant] = self._one(row, scene)
-            except FaceError as error:
-                self.results.skip(replace(row, reason=str(error)))
-                reasons.append(str(error))
-        self.results.show(scene.source.cell, scene.target.cell, cells)
-        return reasons
+        return [replace(row, variant=v, swapped=f) for v, f in {**dict.fromkeys(wanted, ""), **given}.items()]
+
+    def _make(self, variant: str, scenes: Sequence[tuple[_Scene, list[Row]]]) -> dict[int, StillSwap]:
+        """The swaps of one variant, by the number of the pair."""
+        wanted = [
+            (scene, row.pair)
+            for scene, rows in scenes
+            for row in rows
+            if row.variant == variant and not row.swapped
+        ]
+        with self.watch.time("swap"):
+            stills = self.swappers[variant].swap_pairs(
+                [scene.picture for scene, _ in wanted],
+                [self.bench.source(scene.pair.source) for scene, _ in wanted],
+                [scene.face for scene, _ in wanted],
+            )
+        return {number: still for (_, number), still in zip(wanted, stills, strict=True)}
 
     def _scene(self, pair: Pair) -> tuple[_Scene, list[str]]:
         """The pair's own pictures, measured; an anchor without a face costs the recovery only."""
@@ -118,7 +149,7 @@ class _Work:
                 reasons.append(f"{error} (identity recovery leaves the pair out)")
         return _Scene(pair, source, picture, face, target, same), reasons
 
-    def _one(self, row: Row, scene: _Scene) -> U8:
+    def _one(self, row: Row, scene: _Scene, still: StillSwap | None) -> U8:
         """Judge one variant, made here or given; returns its cell for the sheet."""
         mask: F32 | None
         landmarks = scene.face.landmarks
@@ -131,9 +162,7 @@ class _Work:
                 else:
                     landmarks, mask = self.bench.base.find(swapped, str(path)).landmarks, None
         else:
-            with self.watch.time("swap"):
-                source = self.bench.source(scene.pair.source)
-                still = self.swappers[row.variant].swap(scene.picture, source, face=scene.face)
+            assert still is not None
             swapped, mask = still.swapped, still.mask
             if self.folder is not None:
                 tags = container_tags(self.bench.base.pack, "picture")

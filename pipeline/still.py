@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class StillSwapper:
     """The stages of a swap on one picture at a time, with networks loaded once.
 
     Args:
-        settings: preset and changes; a batch holds one picture whatever ``batch`` says.
+        settings: preset and changes; ``swap`` takes one picture at a time whatever ``batch`` says.
         device: as for the command.
         pack, networks: to share what another swapper has loaded; by default those of the settings.
 
@@ -102,8 +103,39 @@ class StillSwapper:
         """
         face = self.find(target) if face is None else face
         settings = self.settings if seed is None else self.settings.model_copy(update={"seed": seed})
-        crops = SwapStage(self.networks, settings, source).process(self.crops(target, face))
-        (swapped,), (mask,) = PasteStage().process(([Frame(0, target)], [crops]))
-        if mask is None:
-            mask = np.zeros(target.shape[:2], np.float32)
-        return StillSwap(target, swapped, mask, face.landmarks)
+        return self._swap([target], [source], [face], settings)[0]
+
+    def swap_pairs(
+        self, targets: Sequence[U8], sources: Sequence[SourceFace], faces: Sequence[Detection]
+    ) -> list[StillSwap]:
+        """``sources[i]`` onto ``faces[i]`` of ``targets[i]``, in one call of the networks.
+
+        All share one draw of noise, as the frames of a clip do.
+        """
+        settings = self.settings.model_copy(update={"batch": max(len(targets), 1)})
+        return self._swap(targets, sources, faces, settings) if targets else []
+
+    def _swap(
+        self,
+        targets: Sequence[U8],
+        sources: Sequence[SourceFace],
+        faces: Sequence[Detection],
+        settings: Settings,
+    ) -> list[StillSwap]:
+        pieces = [self.crops(t, f) for t, f in zip(targets, faces, strict=True)]
+        masks = [p.masks for p in pieces if p.masks is not None]
+        crops = Crops(
+            track=0,
+            frames=np.arange(len(pieces)),
+            images=np.concatenate([p.images for p in pieces]),
+            matrices=np.concatenate([p.matrices for p in pieces]),
+            landmarks=np.concatenate([p.landmarks for p in pieces]),
+            masks=np.concatenate(masks),
+        )
+        crops = SwapStage(self.networks, settings, sources).process(crops)
+        frames = [Frame(i, t) for i, t in enumerate(targets)]
+        pictures, touched = PasteStage().process((frames, [crops]))
+        return [
+            StillSwap(t, p, np.zeros(t.shape[:2], np.float32) if m is None else m, f.landmarks)
+            for t, p, m, f in zip(targets, pictures, touched, faces, strict=True)
+        ]

@@ -82,7 +82,9 @@ def open_video(path: Path) -> tuple[InputContainer, VideoStream]:
         container.close()
         if _is_animated_webp(path):
             raise InputError(f"{path}: an animated WebP can't be read; convert it to MP4 or GIF first")
-        raise InputError(f"{path}: is a still picture of a kind that can't be read; convert it to PNG, JPEG, WebP or TIFF")
+        raise InputError(
+            f"{path}: is a still picture of a kind that can't be read; convert it to PNG, JPEG, WebP or TIFF"
+        )
     for stream in container.streams.video:
         if not int(stream.disposition) & _ATTACHED_PICTURE and stream.codec_context is not None:
             return container, stream

@@ -94,7 +94,7 @@ def context(net: SmallNetworks) -> Context:
     points = np.stack(landmarks)
     theta = arcface_theta(points, net.identity_template(), SIDE, VIEW).double()
     source = F.normalize(draw(1, 6, seed=3), dim=1).expand(3, -1)
-    picture = SourcePicture(torch.sigmoid(draw(1, 3, SIDE, SIDE, seed=4)), points[0])
+    picture = SourcePicture(torch.sigmoid(draw(1, 3, SIDE, SIDE, seed=4)), points[:1])
     mask = torch.ones(3, 1, SIDE, SIDE, dtype=torch.float64)
     return Context(
         cast(Networks, net), source, target, net.parse(target), mask, theta,

@@ -90,7 +90,7 @@ def make_context(net: Networks, target: SourceFace, source: SourceFace) -> Conte
         mask=mask,
         to_arcface=arcface_theta(target.landmarks[None], net.identity_template(), 256, 112),
         landmarks=torch.from_numpy(target.landmarks[None]),
-        source_picture=SourcePicture(to_tensor(source.image[None], CPU), source.landmarks),
+        source_picture=SourcePicture(to_tensor(source.image[None], CPU), source.landmarks[None]),
     )
 
 

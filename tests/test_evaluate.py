@@ -227,7 +227,10 @@ def test_pictures_that_leave_are_marked_and_are_the_swaps(swapped: Run, media: M
     swapper = StillSwapper(load_settings("cpu", assignments=["steps=1"]), device="cpu")
     still = swapper.swap(media.picture("frame.png"), swapper.source(media.folder / "man.png"))
     kept = swapped.folder / swapped.rows[0]["swapped"]
-    assert np.array_equal(read_picture(kept), still.swapped)
+    # Other pairs went through the networks beside it, whose kernels round by the batch's size.
+    difference = np.abs(read_picture(kept).astype(int) - still.swapped)
+    assert difference.mean() < 0.05 and difference.max() <= 8, (difference.mean(), difference.max())
+    assert np.abs(still.original.astype(int) - still.swapped).mean() > 0.3
     for path, word in ((kept, "a face in this picture was swapped"), (swapped.folder / "sheet.png", "shows")):
         with Image.open(path) as image:
             image.load()

@@ -310,3 +310,20 @@ def test_features_follow_what_is_seen(crops: Crops, networks: Networks) -> None:
     assert right[2, 1] <= right[3, 1]
     shifted, _ = feature_points(np.roll(parse, 3, axis=2), crops.landmarks[0] + np.float32([3, 0]), parser)
     np.testing.assert_allclose(shifted[found] - points[found], np.tile([3, 0], (found.sum(), 1)), atol=0.6)
+
+
+def test_each_crop_with_its_own_source_is_as_if_alone(
+    crops: Crops, networks: Networks, faces: tuple[SourceFace, SourceFace]
+) -> None:
+    chosen = load_settings("cpu", guidance=["identity_crop"], assignments=["steps=2", "batch=2"])
+    two = rows(crops, 0, 1)
+    both = SwapStage(networks, chosen, faces).process(two).swapped
+    assert both is not None
+    for i, source in enumerate(faces):
+        alone = SwapStage(networks, chosen, source).process(two).swapped
+        assert alone is not None
+        # The rows went through the same kernels; only the source beside them differs.
+        np.testing.assert_array_equal(both[i], alone[i])
+        assert np.abs(both[1 - i] - alone[1 - i]).mean() > 1
+    with pytest.raises(ValueError, match="2 sources for 1 crops"):
+        SwapStage(networks, chosen, faces).process(rows(crops, 0))

@@ -34,7 +34,7 @@ def context(networks: Networks, faces: tuple[SourceFace, SourceFace]) -> Context
     landmarks = np.stack([f.landmarks for f in faces])
     source = torch.from_numpy(np.stack([f.embedding for f in reversed(faces)]))
     theta = arcface_theta(landmarks, networks.identity_template(), 256, 112)
-    picture = SourcePicture(target[:1], faces[0].landmarks)
+    picture = SourcePicture(target[:1], faces[0].landmarks[None])
     return Context(networks, source, target, parse, mask, theta, torch.from_numpy(landmarks), picture)
 
 

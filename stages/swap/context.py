@@ -16,9 +16,10 @@ from .views import arcface_theta, arcface_view, zoomed
 
 @dataclass
 class SourcePicture:
-    """The source's own picture, for terms that want more of it than its embedding.
+    """The sources' own pictures, for terms that want more of them than their embeddings.
 
-    ``image`` (1, 3, S, S) RGB in [0, 1], the aligned crop; ``landmarks`` (5, 2) in its pixels.
+    ``image`` (N, 3, S, S) RGB in [0, 1], the aligned crops; ``landmarks`` (N, 5, 2) in their pixels. N is
+    1 where all rows of the batch get one source, else B.
     """
 
     image: Tensor
@@ -26,17 +27,17 @@ class SourcePicture:
     _embeddings: dict[float, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def embedding(self, networks: Networks, zoom: float) -> Tensor:
-        """The unit embedding (D,) of the source framed ``zoom`` times closer than ArcFace frames it.
+        """The unit embeddings (N, D) of the sources framed ``zoom`` times closer than ArcFace frames them.
 
-        The mean of the face and its mirror image; computed once for each framing.
+        Means of each face and its mirror image; computed once for each framing.
         """
         if zoom not in self._embeddings:
             size, template = networks.manifest.identity.size, networks.identity_template()
             with torch.no_grad():
-                theta = arcface_theta(self.landmarks[None], template, self.image.shape[-1], size)
+                theta = arcface_theta(self.landmarks, template, self.image.shape[-1], size)
                 view = arcface_view(self.image, zoomed(theta.to(self.image), zoom, template, size), size)
-                mean = networks.embed_aligned(torch.cat([view, view.flip(3)])).mean(0)
-                self._embeddings[zoom] = F.normalize(mean, dim=0)
+                both = networks.embed_aligned(torch.cat([view, view.flip(3)]))
+                self._embeddings[zoom] = F.normalize(torch.stack(both.chunk(2)).mean(0), dim=1)
         return self._embeddings[zoom]
 
 
@@ -53,7 +54,7 @@ class Context:
         mask: (B, 1, S, S) in [0, 1], 1 where the face is replaced.
         to_arcface: (B, 2, 3) θ of the ArcFace view of each crop (see ``views``).
         landmarks: (B, 5, 2) the target's, in pixels of the crop, order as in ``records``.
-        source_picture: the source's aligned picture and landmarks.
+        source_picture: the sources' aligned pictures and landmarks, one for all rows or one a row.
         seed, track: the key of all noise, of jitter too.
         step: index of the step, from 0.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ import torch
 from ...configs import Settings
 from .. import Resources
 from ..colour_match import match_colour
-from ..records import F32, Crops, SourceFace
+from ..records import F32, U8, Crops, SourceFace
 from .blend import downsample_mask
 from .context import Context, SourcePicture
 from .guidance import build_terms
@@ -30,15 +30,22 @@ class SwapStage:
     A batch holds the frames whose index // ``batch`` is the same, each in the row of its index %
     ``batch``, and copies where a frame is missing: so the numbers a frame sees depend neither on where
     segments end nor on which frames have a face.
+
+    ``source`` is one face for all crops, or a list, one for each crop in its order (pairs of pictures).
     """
 
     name: ClassVar[str] = "swap"
     resources: ClassVar[Resources] = Resources(cpus=1, gpus=1)
 
     def __init__(
-        self, networks: Networks, settings: Settings, source: SourceFace, progress: Progress | None = None
+        self,
+        networks: Networks,
+        settings: Settings,
+        source: SourceFace | Sequence[SourceFace],
+        progress: Progress | None = None,
     ) -> None:
-        self.networks, self.settings, self.source, self.progress = networks, settings, source, progress
+        self.networks, self.settings, self.progress = networks, settings, progress
+        self.sources = [source] if isinstance(source, SourceFace) else list(source)
         self.terms = build_terms(settings.guidance)
         self.sampling = Sampling(
             steps=settings.steps,
@@ -48,23 +55,30 @@ class SwapStage:
             step_size=settings.step_size,
             preview=settings.guidance_decoder == "preview",
         )
-        self._start: SourceStart | None = None
-        self._source_picture: SourcePicture | None = None
+        self._starts: list[SourceStart] = []
+        self._picture: SourcePicture | None = None
 
     def setup(self) -> None:
-        """Holds the source's picture for the terms; parses it once, where the start needs it."""
-        if self._source_picture is None:
-            image = to_tensor(self.source.image[None], self.networks.device)
-            self._source_picture = SourcePicture(image, self.source.landmarks)
-        if self.settings.start == "source" and self._start is None:
-            with torch.no_grad():
-                parse = self.networks.parse(to_tensor(self.source.image[None], self.networks.device))
-            self._start = SourceStart(self.source, parse[0].cpu().numpy(), self.networks.manifest.parser)
+        """Holds the source's picture for the terms; parses each once, where the start needs it."""
+        if self._picture is None:
+            self._picture = self._pictured(self.sources)
+        if self.settings.start == "source" and not self._starts:
+            for source in self.sources:
+                with torch.no_grad():
+                    parse = self.networks.parse(to_tensor(source.image[None], self.networks.device))
+                start = SourceStart(source, parse[0].cpu().numpy(), self.networks.manifest.parser)
+                self._starts.append(start)
+
+    def _pictured(self, sources: Sequence[SourceFace]) -> SourcePicture:
+        image = to_tensor(np.stack([s.image for s in sources]), self.networks.device)
+        return SourcePicture(image, np.stack([s.landmarks for s in sources]))
 
     def process(self, item: Crops, /) -> Crops:
         """Fills ``swapped``, (N, S, S, 3) float32 RGB in [0, 255]; needs ``masks``."""
         if item.masks is None:
             raise ValueError("crops need masks before they are swapped")
+        if len(self.sources) not in (1, len(item)):
+            raise ValueError(f"{len(self.sources)} sources for {len(item)} crops")
         self.setup()
         size, batch = item.images.shape[1], self.settings.batch
         swapped = np.zeros((len(item), size, size, 3), np.float32)
@@ -84,7 +98,9 @@ class SwapStage:
     def _swap(self, item: Crops, rows: np.ndarray) -> F32:
         """One batch (B, S, S, 3) in [0, 255]; ``rows`` index the crops."""
         net = self.networks
-        assert item.masks is not None and self._source_picture is not None
+        assert item.masks is not None and self._picture is not None
+        # Which source each row gets.
+        of = rows if len(self.sources) > 1 else np.zeros(len(rows), int)
         images, landmarks, masks = item.images[rows], item.landmarks[rows], item.masks[rows]
         size = images.shape[1]
         with torch.no_grad():
@@ -93,16 +109,14 @@ class SwapStage:
             parse = net.parse(target)
             z0 = net.encode(target)  # line 3 of Algorithm 1: z_0 = E(x_targ)
             start, latent_mask = z0, mask
-            if self._start is not None:
-                pictures, kept = self._start.compose(
-                    images, landmarks, masks, parse.cpu().numpy(), self.settings.start_keep
-                )
+            if self._starts:
+                pictures, kept = self._composed(of, images, landmarks, masks, parse.cpu().numpy())
                 start = net.encode(to_tensor(pictures, net.device))
                 hold = torch.from_numpy(kept).to(net.device)[:, None] * self.settings.start_hold
                 latent_mask = mask * (1 - hold)
         context = Context(
             networks=net,
-            source=torch.from_numpy(self.source.embedding).to(net.device)[None].expand(len(rows), -1),
+            source=torch.from_numpy(np.stack([self.sources[i].embedding for i in of])).to(net.device),
             target=target,
             target_parse=parse,
             mask=mask,
@@ -110,7 +124,9 @@ class SwapStage:
                 net.device
             ),
             landmarks=torch.from_numpy(landmarks).to(net.device),
-            source_picture=self._source_picture,
+            source_picture=self._picture
+            if len(self.sources) == 1
+            else self._pictured([self.sources[i] for i in of]),
             seed=self.settings.seed,
             track=item.track,
         )
@@ -119,3 +135,18 @@ class SwapStage:
         with torch.no_grad():
             picture = net.decode(z).clamp(0, 1) * 255  # line 19: x̂_0 = D(z_0)
         return picture.permute(0, 2, 3, 1).cpu().numpy()
+
+    def _composed(
+        self, of: np.ndarray, images: U8, landmarks: F32, masks: F32, parses: F32
+    ) -> tuple[F32, F32]:
+        """The start pictures and what was kept of the target, each row with its own source."""
+        rows = []
+        for i, source in enumerate(of):
+            one = slice(i, i + 1)
+            rows.append(
+                self._starts[source].compose(
+                    images[one], landmarks[one], masks[one], parses[one], self.settings.start_keep
+                )
+            )
+        pictures, kept = zip(*rows, strict=True)
+        return np.concatenate(pictures), np.concatenate(kept)

@@ -1,6 +1,7 @@
 """What the paper leaves open, tried: each row is preset ``paper`` with one choice made otherwise.
 
-    python benchmarks/paper_choices.py [PAIRS.csv --root DIR] [--device cuda] [--only NAME ...] [--json FILE]
+    python benchmarks/paper_choices.py [PAIRS.csv --root DIR] [--device cuda] [--set KEY=VALUE]
+        [--only NAME ...] [--json FILE]
 
 Measures as ``ldvid evaluate``'s. Without arguments: two steps on the two example portraits, which
 shows that it runs and nothing else. Two rows can't be had by settings, since nobody should want them: line
@@ -83,7 +84,7 @@ def example_pairs(folder: Path) -> Path:
 
 def measure(name: str, pairs: Path, args: argparse.Namespace, extra: tuple[str, ...]) -> dict[str, Any]:
     """The figures of one row."""
-    settings = load_settings(args.preset, assignments=(*CHOICES[name], *extra))
+    settings = load_settings(args.preset, assignments=(*args.assignments, *CHOICES[name], *extra))
     request = EvaluateRequest(variants=((name, settings),), pairs=pairs, root=args.root, device=args.device)
     with as_chosen(name):
         table = evaluate(request, open_listener(quiet=True))
@@ -97,6 +98,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path)
     parser.add_argument("--preset", default="paper")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--set", action="append", default=[], dest="assignments")
     parser.add_argument("--only", nargs="+", choices=CHOICES, metavar="NAME", default=list(CHOICES))
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()

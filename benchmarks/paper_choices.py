@@ -4,7 +4,7 @@
         [--only NAME ...] [--json FILE]
 
 Measures as ``ldvid evaluate``'s. Without arguments: two steps on the two example portraits, which
-shows that it runs and nothing else. Two rows can't be had by settings, since nobody should want them: line
+shows that it runs and nothing else. ``--set`` moves the point from which the choices depart. Two rows can't be had by settings, since nobody should want them: line
 16 as printed (α_k for every background) and a mask that is thresholded before it is made small.
 """
 
@@ -40,11 +40,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "k = 0.4 T": ("start_level=0.4",),
     "k = 0.6 T": ("start_level=0.6",),
     "k = 0.7 T": ("start_level=0.7",),
-    "λ_id × 1/3": ("guidance.identity.scale=40.0",),
-    "λ_id × 3": ("guidance.identity.scale=360.0",),
+    "λ_id = 40": ("guidance.identity.scale=40.0",),
+    "λ_id = 120": ("guidance.identity.scale=120.0",),
+    "λ_id = 360": ("guidance.identity.scale=360.0",),
     "λ_seg = 0": ("guidance.segmentation.scale=0.0",),
-    "λ_seg × 10": ("guidance.segmentation.scale=1.0",),
-    "λ_seg × 100": ("guidance.segmentation.scale=10.0",),
+    "λ_seg = 0.1": ("guidance.segmentation.scale=0.1",),
+    "λ_seg = 1": ("guidance.segmentation.scale=1.0",),
+    "λ_seg = 10": ("guidance.segmentation.scale=10.0",),
     "λ constant": (f"guidance.identity.schedule={CONSTANT}", f"guidance.segmentation.schedule={CONSTANT}"),
     "η = 0.5": ("eta=0.5",),
     "η = 1": ("eta=1.0",),

@@ -6,6 +6,7 @@ of ``records``, in pixels of the picture given.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import cast
 
@@ -26,6 +27,8 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     """An ONNX file on the CPU, so that numbers don't depend on there being a GPU; PackError if unreadable."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    # As many threads as torch is told to use: by default each session takes every core for itself.
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's many

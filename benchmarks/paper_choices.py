@@ -4,8 +4,9 @@
         [--only NAME ...] [--json FILE]
 
 Measures as ``ldvid evaluate``'s. Without arguments: two steps on the two example portraits, which
-shows that it runs and nothing else. ``--set`` moves the point from which the choices depart. Two rows can't be had by settings, since nobody should want them: line
-16 as printed (α_k for every background) and a mask that is thresholded before it is made small.
+shows that it runs and nothing else. ``--set`` moves the point from which the choices depart. Two rows
+can't be had by settings, since nobody should want them: line 16 as printed (α_k for every background)
+and a mask that is thresholded before it is made small.
 """
 
 from __future__ import annotations

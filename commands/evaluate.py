@@ -126,7 +126,7 @@ def evaluate(
         identity_judge=identity_judge,
         pose_judge=pose_judge,
     )
-    table = measure(request, open_listener(quiet=quiet))
+    table = measure(request, open_listener(quiet=quiet, unit="pictures"))
     if as_json:
         typer.echo(json.dumps(table, ensure_ascii=False))
     elif not quiet:

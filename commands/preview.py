@@ -29,6 +29,14 @@ def preview(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated."),
     ] = None,
+    guidance: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--guidance",
+            metavar="TERM",
+            help="Add a guidance term: a name, or FILE.py:Class of your own; may be repeated.",
+        ),
+    ] = None,
     pack: Annotated[str | None, typer.Option(help="Model pack: a name or a folder.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
     source_face: Annotated[
@@ -48,7 +56,11 @@ def preview(
     if not debug:
         hush()
     settings = load_settings(
-        preset, config=config, overrides={"pack": pack, "seed": seed}, assignments=assignments or ()
+        preset,
+        config=config,
+        overrides={"pack": pack, "seed": seed},
+        guidance=guidance or (),
+        assignments=assignments or (),
     )
     request = SwapRequest(
         clip=clip,

@@ -102,7 +102,7 @@ def swap(
         allow_no_face=allow_no_face,
     )
     if is_picture(clip):
-        summaries = swap_picture(request, samples, open_listener(quiet=quiet))
+        summaries = swap_picture(request, samples, open_listener(quiet=quiet, unit="pictures"))
     elif samples > 1:
         raise SettingsError(
             f"--samples {samples}: {clip} is a clip; 'ldvid preview' shows several of a frame"

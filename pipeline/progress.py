@@ -57,19 +57,19 @@ class _Count:
     shown: float
     done: int = 0
 
-    def line(self, stage: str, now: float) -> str:
+    def line(self, stage: str, now: float, unit: str) -> str:
         rate = self.done / max(now - self.since, 1e-9)
         at = self.before + self.done
         left = f", {clock((self.total - at) / rate)} left" if rate and at < self.total else ""
-        speed = f", {rate:.2f} frames/s" if rate else ""
-        return f"{stage}: {at}/{self.total} frames{speed}{left}"
+        speed = f", {rate:.2f} {unit}/s" if rate else ""
+        return f"{stage}: {at}/{self.total} {unit}{speed}{left}"
 
 
 class Lines:
     """Plain lines for logs: at most one every ``interval`` seconds and stage, one when it ends."""
 
-    def __init__(self, stream: TextIO, interval: float = 5.0) -> None:
-        self._stream, self._interval = stream, interval
+    def __init__(self, stream: TextIO, interval: float = 5.0, unit: str = "frames") -> None:
+        self._stream, self._interval, self._unit = stream, interval, unit
         self._counts: dict[str, _Count] = {}
         self._guard = threading.Lock()
 
@@ -89,13 +89,13 @@ class Lines:
             count.done += frames
             if now - count.shown >= self._interval:
                 count.shown = now
-                self._print(count.line(stage, now))
+                self._print(count.line(stage, now, self._unit))
 
     def finish(self, stage: str) -> None:
         now = time.monotonic()
         with self._guard:
             if (count := self._counts.pop(stage, None)) is not None:
-                self._print(f"{count.line(stage, now)}, {clock(now - count.since)}")
+                self._print(f"{count.line(stage, now, self._unit)}, {clock(now - count.since)}")
 
     def log(self, message: str) -> None:
         with self._guard:
@@ -108,9 +108,9 @@ class Lines:
 
 
 class Bars:
-    """One rich bar per stage, on a terminal: frames done, frames/s, time left."""
+    """One rich bar per stage, on a terminal: frames (or another unit) done, frames/s, time left."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, unit: str = "frames") -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -126,7 +126,7 @@ class Bars:
         class Rate(ProgressColumn):
             def render(self, task: Task) -> Text:
                 speed = task.finished_speed or task.speed
-                return Text(f"{speed:.2f} frames/s" if speed else "", style="progress.data.speed")
+                return Text(f"{speed:.2f} {unit}/s" if speed else "", style="progress.data.speed")
 
         self._progress: Progress = Progress(
             TextColumn("{task.description:<8}"),
@@ -160,12 +160,12 @@ class Bars:
         self._progress.stop()
 
 
-def open_listener(*, quiet: bool = False, stream: TextIO | None = None) -> Listener:
+def open_listener(*, quiet: bool = False, stream: TextIO | None = None, unit: str = "frames") -> Listener:
     """Bars on a terminal, lines elsewhere, nothing when ``quiet``. Writes to stderr."""
     out = stream if stream is not None else sys.stderr
     if quiet:
         return Silent()
-    return Bars(out) if out.isatty() else Lines(out)
+    return Bars(out, unit) if out.isatty() else Lines(out, unit=unit)
 
 
 @dataclass

@@ -225,8 +225,8 @@ def test_lambda_falls_as_the_paper_preset_says(net: SmallNetworks, context: Cont
     chosen = load_settings("paper")
     assert chosen.steps == 50
     wanted = {
-        "identity": [120.0] * 25 + [72.0] * 15 + [36.0] * 10,
-        "segmentation": [0.1] * 25 + [0.06] * 15 + [0.03] * 10,
+        "identity": [360.0] * 25 + [216.0] * 15 + [108.0] * 10,
+        "segmentation": [10.0] * 25 + [6.0] * 15 + [3.0] * 10,
     }
     assert [t.name for t in build_terms(chosen.guidance)] == list(wanted)
 

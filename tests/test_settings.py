@@ -42,11 +42,11 @@ def test_a_term_of_the_guidance_can_be_changed_alone() -> None:
 
 
 def test_terms_are_added_with_scale_one_and_never_twice() -> None:
-    before = load_settings("cpu").guidance
-    after = load_settings("cpu", guidance=["geometry", "identity"]).guidance
+    before = load_settings("paper").guidance
+    after = load_settings("paper", guidance=["geometry", "identity"]).guidance
     assert after[: len(before)] == before
     assert [(t.term, t.scale) for t in after[len(before) :]] == [("geometry", 1.0)]
-    by_set = load_settings("cpu", assignments=["guidance.geometry.weights={mouth = 2.0}"]).guidance
+    by_set = load_settings("paper", assignments=["guidance.geometry.weights={mouth = 2.0}"]).guidance
     assert (by_set[-1].scale, by_set[-1].model_extra) == (1.0, {"weights": {"mouth": 2.0}})
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .common import hush
+from .options import Assignments, Config, Debug, Device, Guidance, Pack, Quiet, Seed
 
 if TYPE_CHECKING:
     from ..configs import Settings
@@ -55,22 +56,12 @@ def evaluate(
         bool,
         typer.Option("--ablation", help="Swap without guidance, with identity's, with both. Default: paper."),
     ] = False,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="TOML file with settings.")] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated."),
-    ] = None,
-    guidance: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--guidance",
-            metavar="TERM",
-            help="Add a guidance term: a name, or FILE.py:Class of your own; may be repeated.",
-        ),
-    ] = None,
-    pack: Annotated[str | None, typer.Option(help="Model pack: a name or a folder.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the networks run.")] = "auto",
+    config: Config = None,
+    assignments: Assignments = None,
+    guidance: Guidance = None,
+    pack: Pack = None,
+    seed: Seed = None,
+    device: Device = "auto",
     identity_judge: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Another ONNX file to judge identity by.")
     ] = None,
@@ -88,10 +79,8 @@ def evaluate(
         bool, typer.Option("--overwrite", help="Replace an earlier evaluation's folder.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print table.json on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show tracebacks and the libraries' warnings.")
-    ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Measure swaps: identity, pose, expression, background; of pairs of pictures or of a finished job.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from .common import hush
+from .options import Debug, Quiet
 
 if TYPE_CHECKING:
     from ..pipeline.pack_check import Check
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 packs = typer.Typer(name="packs", rich_markup_mode=None)
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="A pack's name, or a folder with a pack.toml.")]
-_Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' warnings.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
@@ -71,8 +71,8 @@ def pull(
     manual: Annotated[
         bool, typer.Option("--manual", help="Fetch nothing; print how to place missing files by hand.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
-    debug: _Debug = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Fetch a pack's files, check them, and take those that lie in place already.
 
@@ -112,7 +112,7 @@ def verify(
         Literal["auto", "cpu", "cuda"], typer.Option(help="Where the networks run, for --run.")
     ] = "auto",
     as_json: _Json = False,
-    debug: _Debug = False,
+    debug: Debug = False,
 ) -> None:
     """Hash every file of a pack again, and see with --run whether its networks fit together."""
     from ..errors import PackError, SettingsError

@@ -6,41 +6,43 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from ..errors import SettingsError
 from .common import hush, parse_time
+from .options import (
+    Assignments,
+    Config,
+    Debug,
+    Device,
+    Guidance,
+    Overwrite,
+    Pack,
+    Preset,
+    Quiet,
+    Seed,
+    Source,
+    SourceFace,
+)
 
 
 def swap(
     clip: Annotated[
         Path, typer.Argument(metavar="CLIP", help="A video, a GIF, a folder of frames, or a picture.")
     ],
-    source: Annotated[
-        Path, typer.Option("--source", "-s", metavar="FACE", help="A picture of the face to put in.")
-    ],
+    source: Source,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="OUT", help="Default: CLIP.swapped.mp4 beside the clip."),
     ] = None,
-    preset: Annotated[str, typer.Option(help="Settings to start from; see 'ldvid presets'.")] = "cpu",
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="TOML file with settings.")] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated."),
-    ] = None,
-    guidance: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--guidance",
-            metavar="TERM",
-            help="Add a guidance term: a name, or FILE.py:Class of your own; may be repeated.",
-        ),
-    ] = None,
-    pack: Annotated[str | None, typer.Option(help="Model pack: a name or a folder.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the noise.")] = None,
+    preset: Preset = "cpu",
+    config: Config = None,
+    assignments: Assignments = None,
+    guidance: Guidance = None,
+    pack: Pack = None,
+    seed: Seed = None,
     samples: Annotated[
         int, typer.Option(metavar="N", min=1, help="Of a picture: N variants, of seeds SEED, SEED + 1, …")
     ] = 1,
@@ -48,24 +50,20 @@ def swap(
         str | None, typer.Option(metavar="T", help="Begin here: seconds or HH:MM:SS.ms.")
     ] = None,
     end: Annotated[str | None, typer.Option(metavar="T", help="Stop here, same notation.")] = None,
-    source_face: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Which face of the source, 1 being the largest.")
-    ] = None,
+    source_face: SourceFace = None,
     allow_no_face: Annotated[
         bool, typer.Option("--allow-no-face", help="Copy a clip in which no face is found.")
     ] = False,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the networks run.")] = "auto",
+    device: Device = "auto",
     job: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Job folder; kept. Default: OUT.ldvid-job.")
     ] = None,
     keep_job: Annotated[bool, typer.Option("--keep-job", help="Keep the job folder when done.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Discard what an earlier job has done.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show tracebacks and the libraries' warnings.")
-    ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Put the face of FACE on the person in CLIP.
 

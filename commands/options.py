@@ -1,0 +1,36 @@
+"""Flags that several commands take, with the same names and the same help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Source = Annotated[
+    Path, typer.Option("--source", "-s", metavar="FACE", help="A picture of the face to put in.")
+]
+SourceFace = Annotated[
+    int | None,
+    typer.Option("--source-face", metavar="N", min=1, help="Which face of the source, 1 being the largest."),
+]
+Preset = Annotated[str, typer.Option(help="Settings to start from; see 'ldvid presets'.")]
+Config = Annotated[Path | None, typer.Option(metavar="FILE", help="TOML file with settings.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated."),
+]
+Guidance = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--guidance",
+        metavar="TERM",
+        help="Add a guidance term: a name, or FILE.py:Class of your own; may be repeated.",
+    ),
+]
+Pack = Annotated[str | None, typer.Option(help="Model pack: a name or a folder.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the noise.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the networks run.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' warnings.")]

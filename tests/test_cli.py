@@ -540,3 +540,13 @@ def test_times_as_ffmpeg_reads_them(text: str, seconds: float) -> None:
 def test_other_times_are_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="--end"):
         parse_time(text, "--end")
+
+
+def test_peak_memory_is_the_commands_own_not_its_parents() -> None:
+    inner = "from ldvid.pipeline.progress import peak_memory; print(peak_memory())"
+    outer = (
+        "import subprocess, sys; held = b'x' * 500_000_000\n"
+        f"print(subprocess.check_output([sys.executable, '-c', {inner!r}], text=True))"
+    )
+    done = subprocess.run([sys.executable, "-c", outer], capture_output=True, text=True, check=True)
+    assert 5_000_000 < int(done.stdout) < 400_000_000

@@ -59,7 +59,7 @@ def at(
         mask[:, :, 64:232, 56:200] = 1
         theta = arcface_theta(landmarks, networks.identity_template(), 256, 112)
         embedding = torch.from_numpy(faces[source].embedding)[None].expand(len(target), -1)
-        picture = SourcePicture(to_tensor(faces[source].image[None], CPU), faces[source].landmarks)
+        picture = SourcePicture(to_tensor(faces[source].image[None], CPU), faces[source].landmarks[None])
         points = torch.from_numpy(landmarks)
         return Context(networks, embedding, target, parse, mask, theta, points, picture)
 
@@ -244,16 +244,16 @@ def test_a_second_crops_jitter_is_its_own(
 def test_the_sources_framing_is_computed_once(
     networks: Networks, faces: tuple[SourceFace, SourceFace]
 ) -> None:
-    picture = SourcePicture(to_tensor(faces[0].image[None], CPU), faces[0].landmarks)
+    picture = SourcePicture(to_tensor(faces[0].image[None], CPU), faces[0].landmarks[None])
     first = picture.embedding(networks, 1.25)
-    assert first.shape == (512,) and abs(float(first.norm()) - 1) < 1e-5
+    assert first.shape == (1, 512) and abs(float(first.norm()) - 1) < 1e-5
     assert picture.embedding(networks, 1.25) is first
     # The mean with the mirror image, so that mirroring the view changes nothing.
     theta = arcface_theta(faces[0].landmarks[None], networks.identity_template(), 256, 112)
     with torch.no_grad():
         view = arcface_view(picture.image, zoomed(theta, 1.25, networks.identity_template(), 112), 112)
         both = networks.embed_aligned(view) + networks.embed_aligned(view.flip(3))
-    torch.testing.assert_close(first, torch.nn.functional.normalize(both, dim=1)[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(first, torch.nn.functional.normalize(both, dim=1), atol=1e-4, rtol=0)
     assert not torch.allclose(picture.embedding(networks, 0.8), first, atol=1e-2)
 
 

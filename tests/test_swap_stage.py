@@ -150,8 +150,9 @@ def test_terms_beyond_the_paper_run_in_the_stage(
     """Added by name, scale 1: they change the picture, and so does the source's own framing."""
     one = rows(crops, 0)
     pictures = []
+    alone = ["guidance=[{term = 'identity', scale = 1.0}]", "steps=1", "batch=1"]
     for extra in ((), ("geometry",), ("identity_crop",)):
-        chosen = load_settings("cpu", overrides={"steps": 1, "batch": 1}, guidance=extra)
+        chosen = load_settings("cpu", assignments=[*alone, *(f"guidance.{t}.scale=1.0" for t in extra)])
         done = SwapStage(networks, chosen, faces[0]).process(one).swapped
         assert done is not None and np.isfinite(done).all()
         pictures.append(done)

@@ -58,7 +58,7 @@ def test_a_term_is_loaded_with_its_parameters(tmp_path: Path, monkeypatch: pytes
     write(tmp_path, GOOD)
     monkeypatch.chdir(tmp_path)
     settings = load_settings(
-        "cpu", guidance=["mine.py:Mine"],
+        "paper", guidance=["mine.py:Mine"],
         assignments=["guidance.Mine.scale=2", "guidance.Mine.strength=0.5", "guidance.identity.scale=3"],
     )  # fmt: skip
     *others, mine = build_terms(settings.guidance)

@@ -109,7 +109,7 @@ def _swap_all(
             if found:
                 with watch.time("swap"):
                     still = swapper.swap(frame.rgb, source, seed=settings.seed, face=found[0])
-                _write(part, frame, still, swapper.pack, request.clip)
+                _write(part, output, frame, still, swapper.pack, request.clip)
             else:
                 copy_file(request.clip, part)
             values = record(
@@ -176,7 +176,7 @@ def _summary(output: Path, faces: int, watch: Stopwatch, warnings: tuple[str, ..
     )
 
 
-def _write(part: Path, frame: Frame, still: StillSwap, pack: Pack, original: Path) -> None:
+def _write(part: Path, output: Path, frame: Frame, still: StillSwap, pack: Pack, original: Path) -> None:
     """Only the pixels under the mask are new; the rest is the stored picture's, alpha and 16 bits too."""
     from ..stages.compose import compose_array
     from ..stages.encode import encode_picture
@@ -191,7 +191,7 @@ def _write(part: Path, frame: Frame, still: StillSwap, pack: Pack, original: Pat
         data = encode_picture(array, suffix)
         part.write_bytes(tag_picture(data, suffix, container_tags(pack, "picture"), original))
     except OSError as error:
-        raise OutputError(f"{part}: can't be written: {error.strerror or error}") from error
+        raise OutputError(f"{output}: can't be written: {error.strerror or error}") from error
 
 
 def _identity(request: SwapRequest, pack: Pack, source_sha256: str) -> Identity:

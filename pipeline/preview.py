@@ -45,6 +45,8 @@ def preview(request: SwapRequest, at: float = 0.0, samples: int = 1) -> Path:
         raise SettingsError(f"--output {output}: it would replace an input; choose another")
     if output.is_dir() or (output.exists() and not request.overwrite):
         raise OutputExistsError(f"{output} exists; give --overwrite to replace it, or another name with -o")
+    if not output.parent.is_dir():
+        raise OutputError(f"{output}: there is no folder {output.parent}; make it first")
     frame = _frame(request, at)
     swapper = StillSwapper(request.settings, device=request.device)
     face = swapper.find(frame.rgb, f"{request.clip} at {at:g} s")
@@ -52,7 +54,10 @@ def preview(request: SwapRequest, at: float = 0.0, samples: int = 1) -> Path:
     seed = request.settings.seed
     stills = [swapper.swap(frame.rgb, source, seed=seed + i, face=face) for i in range(samples)]
     with staged(output) as part:
-        _write(part, panel(stills), container_tags(swapper.pack, "picture"))
+        try:
+            _write(part, panel(stills), container_tags(swapper.pack, "picture"))
+        except OSError as error:
+            raise OutputError(f"{output}: can't be written: {error.strerror or error}") from error
         put_in_place(part, output, overwrite=request.overwrite)
     return output
 
@@ -88,7 +93,4 @@ def _write(part: Path, picture: U8, tags: dict[str, str]) -> None:
     from ..stages.encode import encode_picture
     from ..stages.picture_tags import tag_picture
 
-    try:
-        part.write_bytes(tag_picture(encode_picture(picture, ".png"), ".png", tags))
-    except OSError as error:
-        raise OutputError(f"{part}: can't be written: {error.strerror or error}") from error
+    part.write_bytes(tag_picture(encode_picture(picture, ".png"), ".png", tags))

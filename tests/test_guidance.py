@@ -281,3 +281,21 @@ def test_terms_share_one_parse(
             + replace(context).networks.parse(x).sub(context.target_parse).square().sum(1).mean((1, 2)) * 1000
         )
     torch.testing.assert_close(together, apart)
+
+
+def test_segmentation_weights_name_classes_or_parts(
+    networks: Networks, frames: tuple[Tensor, np.ndarray[Any, Any]], at: Callable[..., Context]
+) -> None:
+    parser = networks.manifest.parser.model_copy(update={"parts": {"features": ("eyes", "lips")}})
+    grouped = replace(networks, manifest=networks.manifest.model_copy(update={"parser": parser}))
+    context = replace(at(*frames), networks=grouped)
+
+    def loss(**weights: float) -> Tensor:
+        term = GuidanceTerm(term="segmentation", weights=weights)  # type: ignore[call-arg]
+        with torch.no_grad():
+            return build_terms([term])[0].term.loss(frames[0].flip(0), context)
+
+    assert torch.equal(loss(features=3.0), loss(eyes=3.0, lips=3.0))
+    assert (loss(features=3.0) > loss() * 1.001).all()
+    with pytest.raises(SettingsError, match="knows no part ear; there are features, background"):
+        loss(ear=2.0)

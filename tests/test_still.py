@@ -153,5 +153,7 @@ def test_preview_shows_the_frame_its_mask_and_the_swaps(
     with Image.open(out) as image:
         assert "a face in this picture was swapped" in image.info["Comment"]
     assert ldvid(*run).returncode == 5
+    nowhere = ldvid(*run[:4], "-o", tmp_path / "none" / "p.png")
+    assert nowhere.returncode == 6 and "there is no folder" in nowhere.stderr
     late = ldvid(*run[:4], "--at", "9", "-o", tmp_path / "q.png")
     assert late.returncode == 2 and "4.000 s long" in late.stderr

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ...errors import SettingsError
 from .context import Context
 from .geometry import FLOOR, PARTS, Windows
 from .noise import generator
@@ -75,19 +76,33 @@ class IdentityCrop:
 class Segmentation:
     """Eq. 4: ‖D_F(x_targ) − D_F(x̂)‖², as the mean over pixels × 1000/256² of the paper's sum.
 
-    Scaled so that λ does not depend on the parser's size; ``weights`` per class name stress the parts
-    that carry expression.
+    Scaled so that λ does not depend on the parser's size; ``weights`` stress the parts that carry
+    expression, named as the pack's parser or its manifest's ``parts`` name them.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
         self.weights = weights or {}
 
     def loss(self, x_hat: Tensor, context: Context) -> Tensor:
-        """(B,), the squared distance of the class probabilities, summed over classes."""
+        """(B,), the squared distance of the class probabilities, summed over classes.
+
+        Raises:
+            SettingsError: a weight for a part that the parser does not know.
+        """
         square = (context.parse(x_hat) - context.target_parse) ** 2
         if self.weights:
-            names = context.networks.manifest.parser.classes
-            square = square * square.new_tensor([self.weights.get(n, 1.0) for n in names])[:, None, None]
+            parser = context.networks.manifest.parser
+            factors = [1.0] * len(parser.classes)
+            for part, weight in self.weights.items():
+                found = parser.indices(part)
+                if not found:
+                    known = ", ".join(dict.fromkeys([*parser.parts, *parser.classes]))
+                    raise SettingsError(
+                        f"guidance term segmentation: the parser knows no part {part}; there are {known}"
+                    )
+                for i in found:
+                    factors[i] = weight
+            square = square * square.new_tensor(factors)[:, None, None]
         return square.sum(1).mean((1, 2)) * 1000
 
 

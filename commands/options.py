@@ -31,6 +31,10 @@ Guidance = Annotated[
 Pack = Annotated[str | None, typer.Option(help="Model pack: a name or a folder.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the noise.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the networks run.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="CPU threads of the networks; another number rounds differently."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' warnings.")]

@@ -25,6 +25,7 @@ from .options import (
     Seed,
     Source,
     SourceFace,
+    Threads,
 )
 
 
@@ -55,6 +56,7 @@ def swap(
         bool, typer.Option("--allow-no-face", help="Copy a clip in which no face is found.")
     ] = False,
     device: Device = "auto",
+    threads: Threads = None,
     job: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Job folder; kept. Default: OUT.ldvid-job.")
     ] = None,
@@ -96,6 +98,7 @@ def swap(
         restart=restart,
         keep_job=keep_job,
         device=device,
+        threads=threads,
         source_face=source_face,
         allow_no_face=allow_no_face,
     )

@@ -2,14 +2,18 @@
 
 ::
 
-    job.json         identity: the clip, the source, the settings, the pack and the version of ldvid
+    job.json         "identity": clip, source, settings, pack, device and version of ldvid
+                     "request": the call that made it, with absolute paths (see ``resume``)
+                     "placing": only while the output is being put in place; what it is
     plan.json        see ``plan``
-    segments/        one file per finished segment, and beside each its ledger entry, ``NNNNNN.json``
+    segments/        one file per finished segment, and beside each its ledger entry (see ``ledger``)
     lock             held by the process that works here
 
 A segment counts as done when its ledger entry names the digest that the plan asks for *and* its file
-still has the SHA-256 written there. Entries are written after the file and atomically, one per
-segment, so that workers never share a file and a crash at any moment costs at most one segment.
+still has the SHA-256 written there.
+
+"placing" is what makes the last step whole: the output, its record and the end of this folder are three
+changes, and whoever finds only the first knows by it that the output is this job's own and complete.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,21 +30,25 @@ from typing import Any
 
 from ..errors import JobError, OutputError
 from ..stages.records import Segment
-from .files import remove, sha256_of, write_atomic
-from .plan import Plan, frame_ranges
+from .files import remove, sync_folder, write_atomic
+from .ledger import Done, Failure, Ledger
+from .plan import Plan
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover - Windows has no flock; two runs in one job are then not noticed
     fcntl = None  # type: ignore[assignment]
 
-_OWN = ("job.json", "plan.json", "segments")
+_OWN = ("segments", "plan.json", "job.json")  # job.json last: without it nothing here is a job's
 _LOCKED_BY_ANOTHER = "another ldvid is at work in it; wait for it or choose another folder with --job"
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a job is: two runs with equal identities make the same bytes (on the same device)."""
+    """What a job is: two runs with equal identities make the same bytes.
+
+    ``device`` is ``cpu`` or the GPU's name, ``threads`` the CPU threads of the networks, None on a GPU.
+    """
 
     clip: str
     clip_sha256: str
@@ -53,6 +61,8 @@ class Identity:
     pack: str
     pack_digest: str
     version: str
+    threads: int | None = None
+    device: str | None = None
 
     def digest(self) -> str:
         """SHA-256 over what decides the picture (not the clip's name)."""
@@ -68,6 +78,9 @@ class Identity:
         }
         changes = [words for key, words in named.items() if old.get(key) != getattr(self, key)]
         plain = {"start": "--start", "end": "--end", "source_face": "--source-face", "version": "ldvid"}
+        # On another kind of device the number of threads differs too, and is not what happened.
+        same = old.get("device") == self.device
+        plain |= {"threads": "--threads"} if same else {"device": "device"}
         for key, words in plain.items():
             if old.get(key) != getattr(self, key):
                 changes.append(f"{words}: {_show(old.get(key))} → {_show(getattr(self, key))}")
@@ -78,26 +91,31 @@ class Identity:
         return changes
 
 
-@dataclass(frozen=True)
-class Done:
-    """A finished segment: its file and the frames that were swapped, as inclusive ranges."""
-
-    segment: Segment
-    path: Path
-    swapped: tuple[tuple[int, int], ...]
-
-
 class Job:
     """An open, locked job folder. Use as a context manager: leaving it releases the lock."""
 
     def __init__(self, folder: Path, identity: Identity, lock: int, *, created: bool) -> None:
         self.folder, self.identity, self.created = folder, identity, created
         self._lock: int | None = lock
-        self.segments_folder = folder / "segments"
+        self.ledger = Ledger(folder, identity.digest())
+        self._values: dict[str, Any] = {}
+
+    @property
+    def segments_folder(self) -> Path:
+        """Where segments and their entries lie."""
+        return self.ledger.segments_folder
 
     @classmethod
-    def open(cls, folder: Path, identity: Identity, *, restart: bool = False) -> Job:
-        """Create the folder, or go on in it if it belongs to the same job.
+    def open(
+        cls,
+        folder: Path,
+        identity: Identity,
+        *,
+        restart: bool = False,
+        request: Mapping[str, Any] | None = None,
+    ) -> Job:
+        """Create the folder, or go on in it if it belongs to the same job. ``request`` (JSON) is stored
+        beside the identity; None leaves an earlier one.
 
         Raises:
             JobError: it is another job's (says what differs), no job's at all, or in use.
@@ -117,37 +135,59 @@ class Job:
         try:
             if restart:
                 job._empty()
-            job._claim()
+            job._claim(request)
         except BaseException:
             job.close()
             raise
         return job
 
-    def _claim(self) -> None:
-        file = self.folder / "job.json"
-        if file.is_file():
-            try:
-                old = json.loads(file.read_text(encoding="utf-8"))["identity"]
-            except (ValueError, KeyError, OSError) as error:
-                raise JobError(f"{file}: damaged; start the job anew with --restart") from error
-            if changes := self.identity.differences(old):
+    def _claim(self, request: Mapping[str, Any] | None) -> None:
+        old: dict[str, Any] = {}
+        if (self.folder / "job.json").is_file():
+            old = read_job(self.folder)
+            if changes := self.identity.differences(old["identity"]):
                 raise JobError(
                     f"{self.folder} belongs to a job that differs in: {'; '.join(changes)}. "
                     "Give --restart to discard what it has done, or --job for another folder"
                 )
-        else:
-            write_atomic(file, json.dumps({"identity": asdict(self.identity)}, indent=2) + "\n")
+        self._values = dict(old)
+        self._store(identity=asdict(self.identity), **({} if request is None else {"request": dict(request)}))
         self.segments_folder.mkdir(exist_ok=True)
+        sync_folder(self.folder)
+        for folder in (self.folder, self.segments_folder):  # of runs that were killed
+            for stale in folder.glob(".*.tmp"):
+                remove(stale)
+
+    def _store(self, **values: Any) -> None:
+        """Change keys of job.json; None takes one away. Nothing is written where nothing changes."""
+        new = {k: v for k, v in (self._values | values).items() if v is not None}
+        new = json.loads(json.dumps(new))
+        if new != self._values:
+            write_atomic(self.folder / "job.json", json.dumps(new, indent=2, ensure_ascii=False) + "\n")
+            self._values = new
+
+    def placing(self, values: Mapping[str, Any]) -> None:
+        """Write down what is about to be put in place."""
+        self._store(placing=dict(values))
+
+    def placed(self) -> None:
+        """Output and record are in place."""
+        self._store(placing=None)
 
     def _empty(self) -> None:
         """Delete what a job writes, and nothing that someone else put here."""
         for path in (*self.folder.glob(".*.tmp"), *(self.folder / name for name in _OWN)):
             remove(path)
+            sync_folder(self.folder)
+
+    @property
+    def has_plan(self) -> bool:
+        """Whether the analysis is done; what the plan holds is not looked at."""
+        return (self.folder / "plan.json").is_file()
 
     def load_plan(self) -> Plan | None:
         """The plan of an earlier run, or None. JobError if an edit broke it."""
-        file = self.folder / "plan.json"
-        return Plan.from_json(file.read_text(encoding="utf-8"), str(file)) if file.is_file() else None
+        return load_plan(self.folder)
 
     def save_plan(self, plan: Plan) -> Plan:
         """Write the plan and return it as it reads back (rounded)."""
@@ -157,46 +197,22 @@ class Job:
         return loaded
 
     def finished(self, plan: Plan) -> dict[int, Done]:
-        """The segments that need no work, by index; files that no entry vouches for are deleted."""
-        done: dict[int, Done] = {}
-        for segment in plan.segments:
-            if (entry := self._entry(segment)) is None:
-                continue
-            path = self.segments_folder / entry["file"]
-            if entry["digest"] == self._digest(plan, segment) and _sha256_if_there(path) == entry["sha256"]:
-                swapped = tuple((int(a), int(b)) for a, b in entry["swapped"])
-                done[segment.index] = Done(segment, path, swapped)
-        keep = {name for d in done.values() for name in (d.path.name, self._ledger(d.segment).name)}
-        for path in self.segments_folder.iterdir():
-            if path.name not in keep:
-                remove(path)
-        return done
+        """``Ledger.finished``, unvouched files being deleted."""
+        return self.ledger.finished(plan)
 
-    def record(self, plan: Plan, segment: Segment, path: Path, frames: Iterable[int]) -> Done:
-        """Enter a finished segment into the ledger. ``frames`` are those that were swapped."""
-        done = Done(segment, path, tuple(frame_ranges(frames)))
-        entry = {
-            "digest": self._digest(plan, segment),
-            "file": path.name,
-            "sha256": sha256_of(path),
-            "swapped": done.swapped,
-        }
-        write_atomic(self._ledger(segment), json.dumps(entry) + "\n")
-        return done
+    def record(self, plan: Plan, segment: Segment, path: Path, frames: Iterable[int], **notes: Any) -> Done:
+        """``Ledger.record``."""
+        return self.ledger.record(plan, segment, path, frames, **notes)
 
-    def _digest(self, plan: Plan, segment: Segment) -> str:
-        return plan.segment_digest(segment, self.identity.digest())
+    def record_failure(
+        self, segment: Segment, stage: str, frame: int | None, reason: str, attempts: int
+    ) -> None:
+        """``Ledger.record_failure``."""
+        self.ledger.record_failure(segment, stage, frame, reason, attempts)
 
-    def _ledger(self, segment: Segment) -> Path:
-        return self.segments_folder / f"{segment.index:06d}.json"
-
-    def _entry(self, segment: Segment) -> dict[str, Any] | None:
-        try:
-            entry = json.loads(self._ledger(segment).read_text(encoding="utf-8"))
-            complete = {"digest", "file", "sha256", "swapped"} <= entry.keys()
-            return entry if complete and Path(entry["file"]).name == entry["file"] else None
-        except (OSError, ValueError, AttributeError, TypeError):
-            return None
+    def failures(self) -> list[Failure]:
+        """``Ledger.failures``."""
+        return self.ledger.failures()
 
     def discard(self, *, keep_folder: bool = False) -> None:
         """Delete all that the job wrote, and the folder unless it is to be kept or holds something else."""
@@ -222,11 +238,33 @@ class Job:
         self.close()
 
 
-def _sha256_if_there(path: Path) -> str | None:
+def read_job(folder: Path) -> dict[str, Any]:
+    """What ``job.json`` says: "identity" and, where they are known, "request" and "placing".
+
+    Raises:
+        JobError: there is none, or it is damaged.
+    """
+    file = folder / "job.json"
     try:
-        return sha256_of(path)
-    except OSError:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(values["identity"], dict):
+            raise ValueError("its identity is no object")
+    except FileNotFoundError as error:
+        raise JobError(f"{folder}: is no job folder; it has no job.json") from error
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise JobError(f"{file}: damaged; start the job anew with --restart") from error
+    return dict(values)
+
+
+def load_plan(folder: Path) -> Plan | None:
+    """The plan in a job folder, or None; JobError if it can't be used."""
+    file = folder / "plan.json"
+    try:
+        return Plan.from_json(file.read_text(encoding="utf-8"), str(file))
+    except FileNotFoundError:
         return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"{file}: can't be read: {error}") from error
 
 
 def _acquire(folder: Path) -> int:

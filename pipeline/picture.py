@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import FaceError, OutputError, SettingsError
+from .device import compute_device, cpu_threads
 from .files import copy_file, sha256_of
 from .job import Identity
 from .progress import Listener, Silent, Stopwatch, peak_memory
@@ -53,12 +54,13 @@ def swap_picture(request: SwapRequest, samples: int = 1, listener: Listener | No
     watch = Stopwatch()
     outputs = _check(request, samples)
     try:
-        with watch.time("load"):
-            from .still import StillSwapper
+        with cpu_threads(request.threads):
+            with watch.time("load"):
+                from .still import StillSwapper
 
-            swapper = StillSwapper(request.settings, device=request.device)
-        frame = _read(request.clip)
-        return _swap_all(request, swapper, frame, outputs, listener, watch)
+                swapper = StillSwapper(request.settings, device=request.device)
+            frame = _read(request.clip)
+            return _swap_all(request, swapper, frame, outputs, listener, watch)
     finally:
         listener.close()
 
@@ -195,6 +197,7 @@ def _write(part: Path, output: Path, frame: Frame, still: StillSwap, pack: Pack,
 
 
 def _identity(request: SwapRequest, pack: Pack, source_sha256: str) -> Identity:
+    device, threads = compute_device(request.device, request.threads)
     return Identity(
         clip=str(request.clip),
         clip_sha256=sha256_of(request.clip),
@@ -207,4 +210,6 @@ def _identity(request: SwapRequest, pack: Pack, source_sha256: str) -> Identity:
         pack=pack.manifest.name,
         pack_digest=pack.digest(),
         version=__version__,
+        threads=threads,
+        device=device,
     )

@@ -93,6 +93,7 @@ def record(
             "digest": pack.digest(),
         },
         "device": device,
+        "threads": identity.threads,
         "versions": versions(),
     }
 

@@ -11,7 +11,9 @@ from ..configs import Settings
 @dataclass(frozen=True)
 class SwapRequest:
     """What to do. ``start`` and ``end`` are seconds of the clip, ``output`` None is ``default_output``,
-    ``job`` None is a folder beside the output that is deleted when the output is complete."""
+    ``job`` None is a folder beside the output that is deleted when the output is complete. ``threads`` are
+    the networks' where they run on the CPU, None as many as torch would use; ``pack_folder`` is where the
+    settings' pack lies, None where its name says."""
 
     clip: Path
     source: Path
@@ -26,6 +28,8 @@ class SwapRequest:
     device: str = "auto"
     source_face: int | None = None
     allow_no_face: bool = False
+    threads: int | None = None
+    pack_folder: Path | None = None
 
 
 @dataclass(frozen=True)

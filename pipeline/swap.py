@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import FaceError, Interrupted, JobError, SettingsError
-from .files import copy_file, sha256_of
-from .job import Done, Identity, Job
+from .device import compute_device, cpu_threads
+from .files import copy_file, sha256_of, sync, sync_folder
+from .job import Identity, Job
+from .ledger import Done
 from .local import run_segments
+from .placing import Placing, left_by_a_crash, plan_digest
 from .plan import Plan, frame_ranges
 from .progress import Listener, Silent, Stopwatch, peak_memory
 from .provenance import container_tags, describe_device, record, report_path, write_record
 from .request import Summary, SwapRequest
+from .resume import request_values
 from .target import (
     check_container,
     check_inputs,
@@ -44,7 +48,8 @@ def swap_clip(request: SwapRequest, listener: Listener | None = None) -> Summary
     """
     listener = listener if listener is not None else Silent()
     try:
-        return _Run(request, listener).run()
+        with cpu_threads(request.threads):
+            return _Run(request, listener).run()
     finally:
         listener.close()
 
@@ -62,6 +67,7 @@ class _Run:
             request.job if request.job is not None else self.output.with_name(f"{self.output.name}.ldvid-job")
         )
         self.resumable = False
+        self.placing: Placing | None = None  # of an earlier run that was killed in its last moment
 
     def run(self) -> Summary:
         """Everything, in the order in which it can fail cheapest."""
@@ -69,7 +75,10 @@ class _Run:
             self._check()
             with self.watch.time("check"):
                 info, pack, identity = self._inputs()
-            job = Job.open(self.job_folder, identity, restart=self.request.restart)
+            request = request_values(self.request, self.output)
+            job = Job.open(self.job_folder, identity, restart=self.request.restart, request=request)
+            # A plan is worth keeping from here on, also if the next lines fail or Ctrl-C comes.
+            self.resumable = job.has_plan
             with job, self._kept_if_resumable(job):
                 return self._work(info, pack, job)
         except KeyboardInterrupt as error:
@@ -88,7 +97,10 @@ class _Run:
             raise SettingsError(f"--job {request.job}: there is no folder {request.job.absolute().parent}")
         check_inputs(request.clip, request.source)
         inputs = (request.clip, request.source)
-        check_output(self.output, self.report, inputs, overwrite=request.overwrite)
+        if not request.restart:
+            self.placing = left_by_a_crash(self.job_folder, self.output, self.report)
+        overwrite = request.overwrite or self.placing is not None
+        check_output(self.output, self.report, inputs, overwrite=overwrite)
 
     def _warn(self, message: str) -> None:
         self.warnings.append(message)
@@ -106,7 +118,8 @@ class _Run:
         check_replaced(self.output, info.files)
         options = EncodeOptions.from_settings(settings, info)
         check_container(self.output, options.codec if info.kind == "video" else None)
-        pack = open_pack(settings.pack)
+        pack = open_pack(settings.pack if request.pack_folder is None else str(request.pack_folder))
+        device, threads = compute_device(request.device, request.threads)
         identity = Identity(
             clip=str(request.clip),
             clip_sha256=sha256_of(info.path, info.files or None),
@@ -119,6 +132,8 @@ class _Run:
             pack=pack.manifest.name,
             pack_digest=pack.digest(),
             version=__version__,
+            threads=threads,
+            device=device,
         )
         return info, pack, identity
 
@@ -138,14 +153,17 @@ class _Run:
             raise
         if not given and not self.request.keep_job:
             job.discard()
+        else:
+            job.placed()
 
     def _work(self, info: ClipInfo, pack: Pack, job: Job) -> Summary:
         from ..stages.swap.guidance import build_terms
         from ..stages.swap.networks import Networks
 
+        if (summary := self._made_before(job)) is not None:
+            return summary
         build_terms(self.settings.guidance)  # refused now, not after the analysis
         plan = job.load_plan()
-        self.resumable = plan is not None
         with self.watch.time("load"):
             networks = Networks.load(pack, self.request.device, self.settings.dtype)
             source = self._source(pack, networks)
@@ -161,20 +179,37 @@ class _Run:
             if plan.sources or not self._copied(plan, part):
                 done, resumed = self._render(plan, job, networks, source, container_tags(pack))
             swapped = frame_ranges(f for d in done for a, b in d.swapped for f in range(a, b + 1))
-            self._finish(plan, pack, job, done, swapped, device, part)
+            facts = {
+                "frames": info.frames,
+                "frames_swapped": sum(b - a + 1 for a, b in swapped),
+                "faces": len(plan.tracks),
+                "segments": len(plan.segments),
+            }
+            self._finish(plan, pack, job, done, swapped, device, part, facts)
+        return self._summary(facts, resumed, device)
+
+    def _summary(self, facts: dict[str, int], resumed: int, device: str) -> Summary:
         return Summary(
             output=self.output,
             report=self.report,
-            frames=info.frames,
-            frames_swapped=sum(b - a + 1 for a, b in swapped),
-            faces=len(plan.tracks),
-            segments=len(plan.segments),
+            **facts,
             segments_resumed=resumed,
             seconds={k: round(v, 3) for k, v in self.watch.seconds.items()},
             warnings=tuple(self.warnings),
             device=device,
             peak_memory=peak_memory(),
         )
+
+    def _made_before(self, job: Job) -> Summary | None:
+        """What an earlier run did that was killed after its output and record were put in place."""
+        placing = self.placing
+        if placing is None or not placing.complete(self.report):
+            return None
+        plan = job.load_plan()
+        if plan is not None and plan_digest(plan, job.ledger.identity) != placing.plan:
+            return None
+        self.listener.log(f"{self.output} is complete already")
+        return self._summary(placing.facts, placing.facts["segments"], job.identity.device or "")
 
     def _source(self, pack: Pack, networks: Networks) -> SourceFace:
         from ..stages.detect import open_detector
@@ -254,6 +289,7 @@ class _Run:
         swapped: list[tuple[int, int]],
         device: str,
         part: Path,
+        facts: dict[str, int],
     ) -> None:
         """Join the segments (if the output isn't made yet), write the record, put both in place."""
         from .finish import join
@@ -277,8 +313,14 @@ class _Run:
                 name=self.output.name,
             )
             write_record(record_part, values)
+            sync(part)
+            made = values["output"]["sha256"]
+            ours = self.placing is not None and self.placing.sha256 == made
+            job.placing(Placing.of(self.output, made, plan, job.ledger.identity, facts).values())
             with uninterrupted():  # an output never stands there without its record
-                put_in_place(part, self.output, overwrite=request.overwrite)
+                put_in_place(part, self.output, overwrite=request.overwrite or ours)
+                sync_folder(self.output.absolute().parent)
                 put_in_place(record_part, self.report, overwrite=True)
+                sync_folder(self.output.absolute().parent)
         self.listener.advance("finish", plan.clip.frames)
         self.listener.finish("finish")

@@ -12,9 +12,11 @@ import typer
 
 from . import __version__
 from .commands.evaluate import evaluate
+from .commands.jobs import jobs
 from .commands.packs import packs
 from .commands.presets import presets
 from .commands.preview import preview
+from .commands.render import render
 from .commands.swap import swap
 from .errors import LdvidError
 
@@ -43,6 +45,8 @@ def _root(
 
 
 app.command()(swap)
+app.command()(render)
+app.command()(jobs)
 app.command()(preview)
 app.command()(evaluate)
 app.command()(presets)

@@ -19,11 +19,9 @@ changes, and whoever finds only the first knows by it that the output is this jo
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,64 +29,25 @@ from typing import Any
 from ..errors import JobError, OutputError
 from ..stages.records import Segment
 from .files import remove, sync_folder, write_atomic
+from .identity import Identity
 from .ledger import Done, Failure, Ledger
+from .lock import acquire, release
 from .plan import Plan
 
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - Windows has no flock; two runs in one job are then not noticed
-    fcntl = None  # type: ignore[assignment]
+__all__ = ["Done", "Identity", "Job", "JobChangedError", "load_plan", "read_job"]
 
 _OWN = ("segments", "plan.json", "job.json")  # job.json last: without it nothing here is a job's
-_LOCKED_BY_ANOTHER = "another ldvid is at work in it; wait for it or choose another folder with --job"
 
 
-@dataclass(frozen=True)
-class Identity:
-    """What a job is: two runs with equal identities make the same bytes.
+class JobChangedError(JobError):
+    """The folder belongs to a job with another identity; ``changes`` says in words what differs."""
 
-    ``device`` is ``cpu`` or the GPU's name, ``threads`` the CPU threads of the networks, None on a GPU.
-    """
-
-    clip: str
-    clip_sha256: str
-    start: float | None
-    end: float | None
-    source_sha256: str
-    source_face: int | None
-    settings: dict[str, Any]
-    settings_digest: str
-    pack: str
-    pack_digest: str
-    version: str
-    threads: int | None = None
-    device: str | None = None
-
-    def digest(self) -> str:
-        """SHA-256 over what decides the picture (not the clip's name)."""
-        values = {k: v for k, v in asdict(self).items() if k not in ("clip", "settings")}
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-    def differences(self, old: dict[str, Any]) -> list[str]:
-        """What changed since ``old``, in words, for example ``steps: 12 → 20``."""
-        named = {
-            "clip_sha256": "the clip's content",
-            "source_sha256": "the source picture",
-            "pack_digest": "the files of the pack",
-        }
-        changes = [words for key, words in named.items() if old.get(key) != getattr(self, key)]
-        plain = {"start": "--start", "end": "--end", "source_face": "--source-face", "version": "ldvid"}
-        # On another kind of device the number of threads differs too, and is not what happened.
-        same = old.get("device") == self.device
-        plain |= {"threads": "--threads"} if same else {"device": "device"}
-        for key, words in plain.items():
-            if old.get(key) != getattr(self, key):
-                changes.append(f"{words}: {_show(old.get(key))} → {_show(getattr(self, key))}")
-        before, after = _flat(old.get("settings") or {}), _flat(json.loads(json.dumps(self.settings)))
-        for key in sorted(before.keys() | after.keys()):
-            if before.get(key) != after.get(key):
-                changes.append(f"{key}: {_show(before.get(key))} → {_show(after.get(key))}")
-        return changes
+    def __init__(self, folder: Path, changes: list[str]) -> None:
+        super().__init__(
+            f"{folder} belongs to a job that differs in: {'; '.join(changes)}. "
+            "Give --restart to discard what it has done, or --job for another folder"
+        )
+        self.changes = changes
 
 
 class Job:
@@ -131,7 +90,7 @@ class Job:
             raise JobError(
                 f"--job {folder}: it holds {strangers[0]} and is no job folder; choose another one"
             )
-        job = cls(folder, identity, _acquire(folder), created=created)
+        job = cls(folder, identity, acquire(folder), created=created)
         try:
             if restart:
                 job._empty()
@@ -146,14 +105,12 @@ class Job:
         if (self.folder / "job.json").is_file():
             old = read_job(self.folder)
             if changes := self.identity.differences(old["identity"]):
-                raise JobError(
-                    f"{self.folder} belongs to a job that differs in: {'; '.join(changes)}. "
-                    "Give --restart to discard what it has done, or --job for another folder"
-                )
+                raise JobChangedError(self.folder, changes)
         self._values = dict(old)
         self._store(identity=asdict(self.identity), **({} if request is None else {"request": dict(request)}))
         self.segments_folder.mkdir(exist_ok=True)
         sync_folder(self.folder)
+        sync_folder(self.folder.absolute().parent)
         for folder in (self.folder, self.segments_folder):  # of runs that were killed
             for stale in folder.glob(".*.tmp"):
                 remove(stale)
@@ -226,7 +183,7 @@ class Job:
     def close(self) -> None:
         """Release the lock; what is in the folder stays."""
         if self._lock is not None:
-            os.close(self._lock)
+            release(self._lock)
             self._lock = None
 
     def __enter__(self) -> Job:
@@ -265,32 +222,3 @@ def load_plan(folder: Path) -> Plan | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise JobError(f"{file}: can't be read: {error}") from error
-
-
-def _acquire(folder: Path) -> int:
-    path = folder / "lock"
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise OutputError(f"{folder}: the job folder can't be written: {error.strerror}") from error
-    try:
-        if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The last holder may have deleted the folder between our open and our lock.
-            if not path.exists() or os.fstat(handle).st_ino != path.stat().st_ino:
-                raise BlockingIOError
-    except BlockingIOError as error:
-        os.close(handle)
-        raise JobError(f"{folder}: {_LOCKED_BY_ANOTHER}") from error
-    return handle
-
-
-def _show(value: Any) -> str:
-    return "none" if value is None else json.dumps(value) if isinstance(value, dict | list) else str(value)
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    flat = {k: v for k, v in settings.items() if k != "guidance"}
-    for term in settings.get("guidance", ()):
-        flat |= {f"guidance.{term['term']}.{k}": v for k, v in term.items() if k != "term"}
-    return flat

@@ -12,7 +12,7 @@ from .. import __version__
 from ..configs import Settings
 from ..configs.guidance import split_reference
 from ..errors import JobError
-from .job import load_plan, read_job
+from .job import JobChangedError, load_plan, read_job
 from .request import SwapRequest
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from .progress import Listener
     from .request import Summary
 
-_PATHS = ("clip", "source", "output", "pack_folder")
-_NOT_STORED = ("settings", "job", "restart")  # the first in a form of its own
+_PATHS = tuple(f.name for f in fields(SwapRequest) if "Path" in str(f.type))
+# The first in a form of its own; the last two say how a call works, not what it makes.
+_NOT_STORED = ("settings", "job", "restart", "policy", "ray")
 
 
 def request_values(request: SwapRequest, output: Path) -> dict[str, Any]:
@@ -97,7 +98,13 @@ def continue_job(
         overwrite=overwrite,
         device=request.device if device is None else device,
     )
-    return swap_clip(request, listener)
+    try:
+        return swap_clip(request, listener)
+    except JobChangedError as error:
+        raise JobError(
+            f"{folder}: the job can't go on, something has changed: {'; '.join(error.changes)}. Put it back, "
+            "or give the swap command with --restart"
+        ) from error
 
 
 def _settings(values: Mapping[str, Any], files: list[str | None]) -> Settings:

@@ -9,7 +9,9 @@ Segments of a folder of frames are folders of files with the input's names; swap
 from __future__ import annotations
 
 import os
+import platform
 import shutil
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -144,7 +146,8 @@ class EncodeStage:
             )
         suffix, write = (".mkv", self._write_video) if self.info.kind == "video" else ("", self._write_files)
         final = self.folder / f"{segment.index:06d}{suffix}"
-        temporary = self.folder / f".{segment.index:06d}.{os.getpid()}.part{suffix}"
+        mine = f"{platform.node()[:32]}-{os.getpid()}-{threading.get_ident():x}"  # hosts may share the folder
+        temporary = self.folder / f".{segment.index:06d}.{mine}.part{suffix}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write(item, temporary)

@@ -163,9 +163,9 @@ def test_two_processes_never_share_a_job(tmp_path: Path) -> None:
     with Job.open(tmp_path / "job", identity()):
         script = (
             "import sys; sys.path.insert(0, sys.argv[2])\n"
-            "from pathlib import Path; from ldvid.pipeline import job\n"
-            "try: job._acquire(Path(sys.argv[1]))\n"
-            "except job.JobError as e: print(e); sys.exit(8)\n"
+            "from pathlib import Path; from ldvid.pipeline import lock\n"
+            "try: lock.acquire(Path(sys.argv[1]))\n"
+            "except lock.JobError as e: print(e); sys.exit(8)\n"
         )
         run = subprocess.run(
             [sys.executable, "-c", script, str(tmp_path / "job"), "."],

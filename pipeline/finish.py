@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 
 from ..errors import JobError, OutputError, OutputExistsError, SettingsError
+from ..stages.picture_write import copy_picture
 from ..stages.records import ClipInfo
 from .mux import Muxer
 
@@ -67,11 +68,13 @@ def join(
     metadata: Mapping[str, str],
     *,
     overwrite: bool,
+    link: bool = False,
 ) -> list[str]:
     """Put the segments, in order, together with the input's other streams, chapters and tags.
 
     ``metadata`` is added to the container's tags. Returns warnings: what could not be kept. For a
-    folder of frames the output is a folder with the same names, whose swapped frames are marked already.
+    folder of frames the output is a folder with the same names, whose swapped frames are marked already;
+    ``link``: they may share their files with segments that are about to be deleted, instead of a copy.
 
     Raises:
         OutputExistsError, OutputError, SettingsError: as ``check_output``; a codec that the container
@@ -83,7 +86,7 @@ def join(
     replaced = output.with_name(f".{output.name}.{os.getpid()}.old")
     try:
         if info.kind == "folder":
-            _collect(info, segment_paths, temporary)
+            _collect(info, segment_paths, temporary, link=link)
             if output.is_dir():
                 output.rename(replaced)
             warnings: list[str] = []
@@ -108,11 +111,26 @@ def join(
     return warnings
 
 
-def _collect(info: ClipInfo, segment_paths: Sequence[Path], folder: Path) -> None:
+def _collect(info: ClipInfo, segment_paths: Sequence[Path], folder: Path, *, link: bool) -> None:
+    """All frames in one folder: second names of the segments' files, or copies that share the disk's blocks
+    where the file system can do either."""
     folder.mkdir()
+    missing = set(info.files)
     for segment in segment_paths:
-        for file in segment.iterdir():
-            shutil.copyfile(file, folder / file.name)
-    missing = set(info.files) - {f.name for f in folder.iterdir()}
+        with os.scandir(segment) as entries:
+            for entry in entries:
+                if entry.name not in missing:
+                    raise JobError(f"{segment}: holds {entry.name}, which is no frame, or one held already")
+                if not (link and _linked(entry.path, folder / entry.name)):
+                    copy_picture(Path(entry.path), folder / entry.name)
+                missing.remove(entry.name)
     if missing:
         raise JobError(f"the segments lack {len(missing)} frames of the clip, {min(missing)} among them")
+
+
+def _linked(file: str, target: Path) -> bool:
+    """False where the file system has no links, or the two are on different ones."""
+    with suppress(OSError):
+        os.link(file, target)
+        return True
+    return False

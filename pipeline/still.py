@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -136,6 +137,6 @@ class StillSwapper:
         frames = [Frame(i, t) for i, t in enumerate(targets)]
         pictures, touched = PasteStage().process((frames, [crops]))
         return [
-            StillSwap(t, p, np.zeros(t.shape[:2], np.float32) if m is None else m, f.landmarks)
+            StillSwap(t, cast(U8, p), np.zeros(t.shape[:2], np.float32) if m is None else m, f.landmarks)
             for t, p, m, f in zip(targets, pictures, touched, faces, strict=True)
         ]

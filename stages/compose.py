@@ -49,7 +49,7 @@ def _box(mask: F32) -> tuple[int, int, int, int] | None:
     return y0, y1, x0, x1
 
 
-def _check(frame: Frame, rgb: U8, touched: F32) -> None:
+def _check(frame: Frame, rgb: U8 | F32, touched: F32) -> None:
     if rgb.shape != frame.rgb.shape or touched.shape != rgb.shape[:2]:
         raise ValueError(
             f"frame {frame.index} is {frame.rgb.shape}, but rgb is {rgb.shape} and touched {touched.shape}"
@@ -98,8 +98,11 @@ def compose(
     return out
 
 
-def compose_array(frame: Frame, rgb: U8, touched: F32) -> NDArray[Any]:
+def compose_array(frame: Frame, rgb: U8 | F32, touched: F32) -> NDArray[Any]:
     """A folder's frame to write: its stored array (alpha, 16 bits, grey) with the pasted pixels, RGB order.
+
+    ``rgb`` (H, W, 3) is the picture after pasting, in [0, 255]; uint8, or float32, whose fractions fill
+    the lower 8 of 16 bits. Alpha is not touched. Grey pictures get the BT.601 luma of what was pasted.
 
     Raises:
         ValueError: shapes that differ from the frame's.
@@ -107,9 +110,16 @@ def compose_array(frame: Frame, rgb: U8, touched: F32) -> NDArray[Any]:
     _check(frame, rgb, touched)
     native = frame.native if isinstance(frame.native, np.ndarray) else frame.rgb
     out = native.copy()
-    scale = 257 if native.dtype == np.uint16 else 1
+    if (box := _box(touched)) is None:
+        return out
+    y0, y1, x0, x1 = box
+    scale = np.float32(257 if native.dtype == np.uint16 else 1)
+    grey = native.ndim == 2 or native.shape[2] == 2
     weights = np.array([0.299, 0.587, 0.114], np.float32)
-    new, old = ((a @ weights if native.ndim == 2 else a) * np.float32(scale) for a in (rgb, frame.rgb))
-    colours = out if native.ndim == 2 else out[..., :3]
-    _blend(colours, new, old, touched.astype(np.float32), touched > 0, int(np.iinfo(native.dtype).max))
+    here = (a[y0:y1, x0:x1].astype(np.float32) for a in (rgb, frame.rgb))
+    new, old = ((a @ weights if grey else a) * scale for a in here)
+    region = out[y0:y1, x0:x1]
+    colours = region if native.ndim == 2 else region[..., 0] if grey else region[..., :3]
+    mask = touched[y0:y1, x0:x1].astype(np.float32)
+    _blend(colours, new, old, mask, mask > 0, int(np.iinfo(native.dtype).max))
     return out

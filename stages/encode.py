@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import av
-import cv2
-import numpy as np
 from av.codec.context import CodecContext, Flags
 from av.video.codeccontext import VideoCodecContext
 
@@ -33,11 +31,14 @@ from .codecs import choose_pix_fmt, find_encoder, quality_options
 from .colour import Colour, colour_of_clip, is_rgb
 from .compose import compose, compose_array
 from .picture_tags import tag_picture
+from .picture_write import copy_picture, encode_picture
 from .records import F32, U8, ClipInfo, Frame, Segment
+
+__all__ = ["EncodeOptions", "EncodeStage", "Picture", "RenderedSegment", "StreamedSegment", "encode_picture"]
 
 # Fixed, as the output depends on it. Segments are encoded side by side instead.
 _THREADS = 2
-Picture = tuple[Frame, U8, F32 | None]
+Picture = tuple[Frame, U8 | F32, F32 | None]
 _ROOM = 64  # frames of room for reordering, so that decoding times never precede zero
 
 
@@ -82,13 +83,14 @@ class EncodeOptions:
 class RenderedSegment:
     """A segment ready to be written.
 
-    Per frame i: ``rgb[i]`` (H, W, 3) uint8 after pasting and ``touched[i]`` (H, W) float32 in [0, 1],
-    the pixels that changed, or None if none did. ``shot_start`` is the first frame of its shot.
+    Per frame i: ``rgb[i]`` (H, W, 3) uint8 after pasting (float32 in [0, 255] for pictures of 16 bits) and
+    ``touched[i]`` (H, W) float32 in [0, 1], the pixels that changed, or None if none did. ``shot_start``
+    is the first frame of its shot.
     """
 
     segment: Segment
     frames: list[Frame]
-    rgb: list[U8]
+    rgb: list[U8 | F32]
     touched: list[F32 | None]
     shot_start: int
 
@@ -179,7 +181,7 @@ class EncodeStage:
 
     def _frames(self, pictures: Iterable[Picture]) -> Iterator[av.VideoFrame]:
         for i, (frame, rgb, touched) in enumerate(pictures):
-            picture = compose(frame, rgb, touched, self.options.pix_fmt, self.options.colour)
+            picture = compose(frame, cast(U8, rgb), touched, self.options.pix_fmt, self.options.colour)
             picture.pts, picture.time_base = i, 1 / self.info.rate
             picture.color_range = self.options.color_range or 0
             picture.colorspace = 2 if self.options.colorspace is None else self.options.colorspace
@@ -225,25 +227,12 @@ class EncodeStage:
             name = self.info.files[frame.index]
             original, target = self.info.path / name, folder / name
             if touched is None or not touched.any():
-                shutil.copyfile(original, target)  # the very file: no second JPEG loss
+                copy_picture(original, target)  # the very file: no second JPEG loss
             else:
-                data = encode_picture(compose_array(frame, rgb, touched), target.suffix)
+                data = encode_picture(compose_array(frame, rgb, touched), target.suffix, original)
                 target.write_bytes(tag_picture(data, target.suffix, self.tags, original))
+        for target in folder.iterdir():  # all at once: the disk writes them together
             _sync(target)
-
-
-def encode_picture(array: np.ndarray[Any, Any], suffix: str) -> bytes:
-    """An RGB, RGBA or grey array as a file: PNG, TIFF, WebP lossless, JPEG at quality 95 in 4:4:4."""
-    parameters = {
-        ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111],
-        ".webp": [cv2.IMWRITE_WEBP_QUALITY, 101],
-    }
-    suffix = {".jpeg": ".jpg"}.get(suffix.lower(), suffix.lower())
-    stored = array if array.ndim == 2 else array[..., [2, 1, 0, 3][: array.shape[2]]]
-    done, data = cv2.imencode(suffix, np.ascontiguousarray(stored), parameters.get(suffix, []))
-    if not done:
-        raise OSError(0, f"{suffix} can't hold a picture of {array.shape} {array.dtype}")
-    return data.tobytes()
 
 
 def _sync(path: Path) -> None:

@@ -3,14 +3,15 @@
 Convention
     Matrices are those of ``align``: frame pixels → crop pixels, (0, 0) the centre of the top left pixel.
     Each frame pixel looks up where it lies in the crop, so the frame keeps its own resolution.
-    Where the mask is 0 the frame's bytes are untouched. Blending is done in float and rounded once.
+    Where the mask is 0 the frame's bytes are untouched. Blending is done in float and rounded once, for
+    frames of 16 bits not here but when they are written.
     When the crop is finer than the frame (scale above 1), it is low-passed first, so that detail the
     frame can't hold does not flicker.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import ClassVar, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -22,19 +23,21 @@ from .records import F32, F64, U8, Crops, Frame
 # An alpha below this changes no 8-bit value by rounding; treating it as 0 keeps the frame exact there.
 _LEAST = 1 / 512
 
+Picture = TypeVar("Picture", U8, F32)
 
-def paste(frame_rgb: U8, swapped: F32, mask: F32, matrix: F64) -> tuple[U8, F32]:
+
+def paste(frame_rgb: Picture, swapped: F32, mask: F32, matrix: F64) -> tuple[Picture, F32]:
     """Blend one crop into a frame.
 
     Args:
-        frame_rgb: (H, W, 3) uint8 RGB; not changed.
+        frame_rgb: (H, W, 3) RGB, uint8 or float32 in [0, 255]; not changed.
         swapped: (S, S, 3) float RGB in [0, 255]; values outside are clipped.
         mask: (S, S) float in [0, 1], 1 where the crop replaces the frame.
         matrix: (2, 3), frame → crop. The face may lie partly or wholly outside the frame.
 
     Returns:
-        The picture (H, W, 3) uint8, and the alpha it was blended with, (H, W) float32 in [0, 1],
-        exactly 0 where the frame is untouched.
+        The picture (H, W, 3) of the same type, rounded if that is uint8, and the alpha it was blended
+        with, (H, W) float32 in [0, 1], exactly 0 where the frame is untouched.
     """
     side = len(mask)
     if swapped.shape != (side, side, 3) or mask.shape != (side, side) or matrix.shape != (2, 3):
@@ -63,7 +66,7 @@ def paste(frame_rgb: U8, swapped: F32, mask: F32, matrix: F64) -> tuple[U8, F32]
     alpha[alpha < _LEAST] = 0
     under = frame_rgb[y0:y1, x0:x1].astype(np.float32)
     blend = under + alpha[..., None] * (np.clip(face, 0, 255) - under)
-    picture[y0:y1, x0:x1] = np.rint(blend).astype(np.uint8)
+    picture[y0:y1, x0:x1] = np.rint(blend) if picture.dtype == np.uint8 else blend
     touched[y0:y1, x0:x1] = alpha
     return picture, touched
 
@@ -103,11 +106,12 @@ class PasteStage:
     def setup(self) -> None:
         """Nothing to load."""
 
-    def process(self, item: tuple[list[Frame], list[Crops]], /) -> tuple[list[U8], list[F32 | None]]:
+    def process(self, item: tuple[list[Frame], list[Crops]], /) -> tuple[list[U8 | F32], list[F32 | None]]:
         """Pictures in the order of the frames, and for each the alpha of everything pasted into it.
 
-        A frame without a crop comes back as the very array it was, with None. Crops are pasted by
-        track number, the highest on top. ``weights``, where given, scale the masks.
+        A frame without a crop comes back as the very array it was, with None. One whose ``native`` array
+        has 16 bits gets a float32 picture, not rounded. Crops are pasted by track number, the highest on
+        top. ``weights``, where given, scale the masks.
 
         Raises:
             ValueError: crops without ``swapped`` or ``masks``.
@@ -124,12 +128,15 @@ class PasteStage:
                 weight = 1.0 if each.weights is None else float(each.weights[i])
                 mask = each.masks[i] if weight == 1 else each.masks[i] * np.float32(weight)
                 work.setdefault(index, []).append((each.swapped[i], mask, each.matrices[i]))
-        pictures: list[U8] = []
+        pictures: list[U8 | F32] = []
         touched: list[F32 | None] = []
         for frame in frames:
-            picture, alpha = frame.rgb, None
+            picture: U8 | F32 = frame.rgb
+            alpha: F32 | None = None
+            if frame.index in work and getattr(frame.native, "dtype", None) == np.uint16:
+                picture = picture.astype(np.float32)
             for swapped, mask, matrix in work.get(frame.index, ()):
-                picture, one = paste(picture, swapped, mask, matrix)
+                picture, one = paste(cast(F32, picture), swapped, mask, matrix)  # or U8: the same is returned
                 alpha = one if alpha is None else 1 - (1 - alpha) * (1 - one)
             pictures.append(picture)
             touched.append(alpha)

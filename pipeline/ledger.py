@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..stages.records import Segment
-from .files import remove, sha256_of, size_of, sync, sync_folder, write_atomic
+from .files import remove, sha256_of, size_of, sync, write_atomic
 from .plan import Plan, frame_ranges
 
 
@@ -66,8 +66,7 @@ class Ledger:
         back in ``Done.notes``. OutputError if it can't be written.
         """
         done = Done(segment, path, tuple(frame_ranges(frames)), notes)
-        sync(path)
-        sync_folder(path.parent)
+        sync(path)  # its name is brought to the disk with the entry's, in the same folder
         entry = {
             "digest": plan.segment_digest(segment, self.identity),
             "file": path.name,

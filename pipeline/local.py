@@ -11,19 +11,108 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 from ..stages.records import Segment
+from ..stages.swap.networks import Networks
+from .failure import FATAL, Policy, SegmentFailure
+from .ledger import Ledger
+from .progress import Listener, Stopwatch
+from .render import Loaded, Loader, Swapper, Writer, swapped_frames
+from .work import Work
 
 Item = TypeVar("Item")
-Loaded = TypeVar("Loaded")
+Ready = TypeVar("Ready")
 Worked = TypeVar("Worked")
+
+
+class Renderer:
+    """The three parts of rendering on this machine, each tried a bounded number of times.
+
+    A segment that fails for good ends the run, or goes through as it was (``Policy.on_error``).
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        ledger: Ledger,
+        networks: Networks,
+        listener: Listener,
+        watch: Stopwatch,
+        policy: Policy,
+    ) -> None:
+        self._work, self._ledger, self._listener, self._policy = work, ledger, listener, policy
+        self.retried: list[SegmentFailure] = []
+        self._loader = Loader(work, watch, keep=True)
+        self._writer = Writer(work, watch, ledger.segments_folder)
+        self._swapper = (
+            Swapper(work, networks, watch, lambda n: listener.advance("swap", n))
+            if work.source is not None
+            else None
+        )
+
+    def load(self, segment: Segment) -> Loaded:
+        """Decode and align."""
+        return self._tried(self._loader, self._loader.load, segment, Loaded(segment, []))
+
+    def swap(self, loaded: Loaded) -> Loaded:
+        """Mask and swap."""
+        if not loaded.crops or self._swapper is None:
+            return loaded
+        return self._tried(self._swapper, self._swapper.swap, loaded, replace(loaded, crops=[]))
+
+    def write(self, swapped: Loaded) -> None:
+        """Paste, encode, and enter the segment into the ledger."""
+        original = replace(swapped, crops=[], frames=[])
+        if swapped.passed is None:
+            swapped = self._tried(self._writer, self._written, swapped, original)
+        if swapped.passed is not None:
+            self._tried(self._writer, self._written, swapped, None)
+        self._listener.advance("encode", swapped.segment.stop - swapped.segment.start)
+
+    def _written(self, swapped: Loaded) -> Loaded:
+        path = self._writer.write(swapped)
+        notes = swapped.notes if swapped.passed is None else {**swapped.notes, "passed": swapped.passed}
+        self._ledger.record(self._work.plan, swapped.segment, path, swapped_frames(swapped), **notes)
+        return swapped
+
+    def _tried(
+        self,
+        part: Loader | Swapper | Writer,
+        call: Callable[[Item], Loaded],
+        item: Item,
+        original: Loaded | None,
+    ) -> Loaded:
+        """``call(item)``, or ``original`` to pass through where that is asked for and possible."""
+        if isinstance(item, Loaded) and item.passed is not None and original is not None:
+            return item
+        segment = item.segment if isinstance(item, Loaded) else item
+        assert isinstance(segment, Segment)
+        for attempt in range(1, self._policy.retries + 2):
+            try:
+                return call(item)
+            except FATAL:
+                raise
+            except Exception as error:
+                failure = SegmentFailure.of(error, segment, part, self._work.plan.clip.first_frame, attempt)
+                cause = error
+                part.reset()
+                if attempt <= self._policy.retries:
+                    self.retried.append(failure)
+        self._ledger.record_failure(
+            segment, failure.stage, failure.frame, failure.reason, failure.attempts
+        )
+        if original is None or self._policy.on_error == "fail":
+            raise failure.error() from cause
+        self._listener.warn(f"{failure.text()}; the original is passed through")
+        return replace(original, passed=failure.text())
 
 
 def run_segments(
     segments: Sequence[Segment],
-    load: Callable[[Segment], Loaded],
-    work: Callable[[Loaded], Worked],
+    load: Callable[[Segment], Ready],
+    work: Callable[[Ready], Worked],
     write: Callable[[Worked], None],
 ) -> None:
     """``write(work(load(s)))`` for every segment; ``work`` runs in the calling thread.

@@ -64,13 +64,15 @@ def record(
     swapped: Sequence[tuple[int, int]],
     made: Path,
     name: str,
+    passed: Sequence[tuple[tuple[int, int], str]] = (),
     kind: str = "video",
 ) -> dict[str, Any]:
     """What ``OUT.json`` says. ``made`` is the finished output, ``name`` its final name; ``swapped`` are
-    inclusive ranges of frames, empty when nothing was (then the file is not marked as altered)."""
+    inclusive ranges of frames, empty when nothing was (then the file is not marked as altered); ``passed``
+    are ranges that failed and went through as they were, and why."""
     altered = bool(swapped)
     return {
-        "notice": notice(pack, kind) if altered else "Not altered: no face was found.",
+        "notice": notice(pack, kind) if altered else "Not altered: no face was swapped.",
         "digital_source_type": DIGITAL_SOURCE_TYPE if altered else None,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "input": {
@@ -83,6 +85,7 @@ def record(
         "output": {"name": name, "sha256": sha256_of(made)},
         "frames": frames,
         "frames_swapped": [list(r) for r in swapped],
+        "passed_through": [{"frames": list(r), "reason": why} for r, why in passed],
         "seed": settings.seed,
         "settings": settings.model_dump(mode="json"),
         "settings_digest": settings.digest(),

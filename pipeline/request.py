@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..configs import Settings
+from .failure import Policy
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Where and how widely the swap runs on a Ray cluster.
+
+    ``address`` None is RAY_ADDRESS or, without it, a cluster started on this machine for this call.
+    ``gpus`` are used in all, None all that there are, each shared by 1 / ``gpu_fraction`` workers;
+    ``workers`` None is what fits.
+    """
+
+    address: str | None = None
+    gpus: int | None = None
+    gpu_fraction: float = 1.0
+    workers: int | None = None
+    dashboard: bool = False
 
 
 @dataclass(frozen=True)
@@ -13,7 +30,7 @@ class SwapRequest:
     """What to do. ``start`` and ``end`` are seconds of the clip, ``output`` None is ``default_output``,
     ``job`` None is a folder beside the output that is deleted when the output is complete. ``threads`` are
     the networks' where they run on the CPU, None as many as torch would use; ``pack_folder`` is where the
-    settings' pack lies, None where its name says."""
+    settings' pack lies, None where its name says. ``ray`` None renders in this process."""
 
     clip: Path
     source: Path
@@ -30,12 +47,16 @@ class SwapRequest:
     allow_no_face: bool = False
     threads: int | None = None
     pack_folder: Path | None = None
+    policy: Policy = field(default_factory=Policy)
+    ray: RayOptions | None = None
 
 
 @dataclass(frozen=True)
 class Summary:
     """What was done. ``faces`` counts the tracks found; ``seconds`` is by stage, summed over threads, so
-    that their sum can exceed the wall clock; ``peak_memory`` is in bytes, of the process."""
+    that their sum can exceed the wall clock; ``peak_memory`` is in bytes, of the process. The swap ran on
+    ``workers`` processes, which computed for ``swap_share`` of the rendering's wall clock. ``retried`` and
+    ``passed_through`` name segments with frame, stage and reason."""
 
     output: Path
     report: Path
@@ -48,3 +69,7 @@ class Summary:
     warnings: tuple[str, ...]
     device: str
     peak_memory: int
+    workers: int = 1
+    swap_share: float = 0.0
+    retried: tuple[str, ...] = ()
+    passed_through: tuple[str, ...] = ()

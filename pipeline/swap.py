@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from ..errors import FaceError, Interrupted, JobError, SettingsError
-from .device import compute_device, cpu_threads
-from .files import copy_file, sha256_of, sync, sync_folder
+from ..errors import FaceError, Interrupted, SettingsError
+from .deliver import Delivery, copied, passed_through, ranges_of
+from .device import cpu_threads
+from .executor import Executor, LocalExecutor, Rendering
+from .files import sha256_of
 from .job import Identity, Job
 from .ledger import Done
-from .local import run_segments
 from .placing import Placing, left_by_a_crash, plan_digest
-from .plan import Plan, frame_ranges
+from .plan import Plan
 from .progress import Listener, Silent, Stopwatch, peak_memory
-from .provenance import container_tags, describe_device, record, report_path, write_record
+from .provenance import container_tags, report_path
 from .request import Summary, SwapRequest
 from .resume import request_values
 from .target import (
@@ -26,10 +27,9 @@ from .target import (
     check_output,
     check_replaced,
     default_output,
-    put_in_place,
     staged,
-    uninterrupted,
 )
+from .work import Work, term_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,8 +39,12 @@ if TYPE_CHECKING:
     from ..stages.swap.pack import Pack
 
 
-def swap_clip(request: SwapRequest, listener: Listener | None = None) -> Summary:
+def swap_clip(
+    request: SwapRequest, listener: Listener | None = None, executor: Executor | None = None
+) -> Summary:
     """Swap the source's face onto the chosen person of the clip.
+
+    ``executor`` None is this process, or the cluster that ``request.ray`` asks for.
 
     Raises:
         LdvidError: any of the tree in ``errors``; bad input leaves nothing behind, anything later keeps
@@ -48,18 +52,24 @@ def swap_clip(request: SwapRequest, listener: Listener | None = None) -> Summary
     """
     listener = listener if listener is not None else Silent()
     try:
-        with cpu_threads(request.threads):
-            return _Run(request, listener).run()
+        with cpu_threads(request.threads), contextlib.ExitStack() as stack:
+            if executor is None and request.ray is not None:
+                from .cluster.executor import RayExecutor  # Ray is imported for this alone
+
+                executor = stack.enter_context(RayExecutor(request.ray, request.policy))
+            return _Run(request, listener, executor or LocalExecutor(request.policy)).run()
     finally:
         listener.close()
 
 
 class _Run:
-    """One call of ``swap_clip``: checks, analysis, rendering, finish."""
+    """One call of ``swap_clip``: checks, analysis, rendering, delivery."""
 
-    def __init__(self, request: SwapRequest, listener: Listener) -> None:
+    def __init__(self, request: SwapRequest, listener: Listener, executor: Executor) -> None:
         self.request, self.listener, self.settings = request, listener, request.settings
+        self.executor = executor
         self.watch = Stopwatch()
+        self.rendering = Rendering()
         self.warnings: list[str] = []
         self.output = request.output if request.output is not None else default_output(request.clip)
         self.report = report_path(self.output)
@@ -119,7 +129,7 @@ class _Run:
         options = EncodeOptions.from_settings(settings, info)
         check_container(self.output, options.codec if info.kind == "video" else None)
         pack = open_pack(settings.pack if request.pack_folder is None else str(request.pack_folder))
-        device, threads = compute_device(request.device, request.threads)
+        device, threads = self.executor.device(request.device, request.threads)
         identity = Identity(
             clip=str(request.clip),
             clip_sha256=sha256_of(info.path, info.files or None),
@@ -158,37 +168,44 @@ class _Run:
 
     def _work(self, info: ClipInfo, pack: Pack, job: Job) -> Summary:
         from ..stages.swap.guidance import build_terms
-        from ..stages.swap.networks import Networks
 
         if (summary := self._made_before(job)) is not None:
             return summary
         build_terms(self.settings.guidance)  # refused now, not after the analysis
         plan = job.load_plan()
         with self.watch.time("load"):
-            networks = Networks.load(pack, self.request.device, self.settings.dtype)
+            networks = self.executor.networks(pack, self.request.device, self.settings.dtype)
             source = self._source(pack, networks)
         if plan is None:
             plan = self._plan(info, pack, networks, job)
         else:
             self.listener.log(f"going on with the job in {self.job_folder}")
             plan = replace(plan, clip=info)
-        device = describe_device(networks)
+        delivery = Delivery(
+            self.request, self.output, self.report, job, pack, self.placing, lambda m: self._warn(m)
+        )
         with staged(self.output) as part:
             done: list[Done] = []
             resumed = 0
-            if plan.sources or not self._copied(plan, part):
-                done, resumed = self._render(plan, job, networks, source, container_tags(pack))
-            swapped = frame_ranges(f for d in done for a, b in d.swapped for f in range(a, b + 1))
+            if plan.sources or not copied(plan, self.request, part, self._warn):
+                done, resumed = self._render(plan, job, pack, networks, source)
             facts = {
                 "frames": info.frames,
-                "frames_swapped": sum(b - a + 1 for a, b in swapped),
+                "frames_swapped": sum(b - a + 1 for a, b in ranges_of(done)),
                 "faces": len(plan.tracks),
                 "segments": len(plan.segments),
             }
-            self._finish(plan, pack, job, done, swapped, device, part, facts)
-        return self._summary(facts, resumed, device)
+            device = ", ".join(self.rendering.devices) or job.identity.device or ""
+            self.listener.start("finish", info.frames)
+            with self.watch.time("finish"):
+                delivery.deliver(plan, done, device, part, facts)
+            self.listener.advance("finish", info.frames)
+            self.listener.finish("finish")
+        return self._summary(facts, resumed, device, done)
 
-    def _summary(self, facts: dict[str, int], resumed: int, device: str) -> Summary:
+    def _summary(
+        self, facts: dict[str, int], resumed: int, device: str, done: Sequence[Done] = ()
+    ) -> Summary:
         return Summary(
             output=self.output,
             report=self.report,
@@ -198,6 +215,10 @@ class _Run:
             warnings=tuple(self.warnings),
             device=device,
             peak_memory=peak_memory(),
+            workers=self.rendering.workers,
+            swap_share=round(self.rendering.share, 4),
+            retried=tuple(self.rendering.retried),
+            passed_through=tuple(why for _, why in passed_through(done)),
         )
 
     def _made_before(self, job: Job) -> Summary | None:
@@ -241,86 +262,42 @@ class _Run:
         return plan
 
     def _render(
-        self, plan: Plan, job: Job, networks: Networks, source: SourceFace, tags: dict[str, str]
+        self, plan: Plan, job: Job, pack: Pack, networks: Networks, source: SourceFace
     ) -> tuple[list[Done], int]:
         """All segments done, in order, and how many of them were done before."""
-        from .render import Renderer
-
         finished = job.finished(plan)
+        if self.request.policy.on_error == "fail":  # what was passed through is tried once more
+            finished = {i: d for i, d in finished.items() if "passed" not in d.notes}
         todo = [s for s in plan.segments if s.index not in finished]
         before = [d.segment for d in finished.values()]
         faces = [sum(len(t.frames) for t in plan.swapped_tracks(s)) for s in before]
         if plan.sources:
             self.listener.start("swap", plan.swapped_frames(), sum(faces))
         self.listener.start("encode", plan.clip.frames, sum(s.stop - s.start for s in before))
-        listener, watch = self.listener, self.watch
-        renderer = Renderer(job, plan, self.settings, networks, source, listener, watch, tags)
-        run_segments(todo, renderer.load, renderer.swap, renderer.write)
+        work = Work(
+            plan=plan,
+            settings=self.settings,
+            source=source,
+            digest=job.ledger.identity,
+            folder=job.folder,
+            template=pack.manifest.template_points(),
+            crop_size=pack.manifest.crop_size,
+            pack=self.settings.pack if self.request.pack_folder is None else str(self.request.pack_folder),
+            pack_digest=pack.digest(),
+            tags=container_tags(pack),
+            threads=job.identity.threads,
+            terms=term_files(self.settings),
+        )
+        self.rendering = self.executor.render(work, job.ledger, todo, networks, self.listener, self.watch)
         if plan.sources:
             self.listener.finish("swap")
         self.listener.finish("encode")
         after = job.finished(plan)
-        return [after[s.index] for s in plan.segments], len(before)
-
-    def _copied(self, plan: Plan, part: Path) -> bool:
-        """Copy a clip without a face, its coded frames included; False if only encoding will do."""
-        from .finish import join
-
-        clip, request = plan.clip, self.request
-        if clip.kind != "video" or request.start is not None or request.end is not None:
-            return False
-        if clip.path.suffix.lower() == part.suffix.lower():
-            copy_file(clip.path, part)
-            return True
-        try:
-            messages = join(clip, [clip.path], part, {}, overwrite=False) if clip.rotation == 0 else None
-        except (JobError, SettingsError):  # its packets are no frames, or the container doesn't take them
-            return False
-        for message in messages or ():
-            self._warn(message)
-        return messages is not None
-
-    def _finish(
-        self,
-        plan: Plan,
-        pack: Pack,
-        job: Job,
-        done: list[Done],
-        swapped: list[tuple[int, int]],
-        device: str,
-        part: Path,
-        facts: dict[str, int],
-    ) -> None:
-        """Join the segments (if the output isn't made yet), write the record, put both in place."""
-        from .finish import join
-
-        request = self.request
-        self.listener.start("finish", plan.clip.frames)
-        with staged(self.report) as record_part, self.watch.time("finish"):
-            if done:
-                tags = container_tags(pack) if swapped else {}
-                for message in join(plan.clip, [d.path for d in done], part, tags, overwrite=False):
-                    self._warn(message)
-            values = record(
-                identity=job.identity,
-                settings=self.settings,
-                pack=pack,
-                source=request.source,
-                device=device,
-                frames=plan.clip.frames,
-                swapped=swapped,
-                made=part,
-                name=self.output.name,
-            )
-            write_record(record_part, values)
-            sync(part)
-            made = values["output"]["sha256"]
-            ours = self.placing is not None and self.placing.sha256 == made
-            job.placing(Placing.of(self.output, made, plan, job.ledger.identity, facts).values())
-            with uninterrupted():  # an output never stands there without its record
-                put_in_place(part, self.output, overwrite=request.overwrite or ours)
-                sync_folder(self.output.absolute().parent)
-                put_in_place(record_part, self.report, overwrite=True)
-                sync_folder(self.output.absolute().parent)
-        self.listener.advance("finish", plan.clip.frames)
-        self.listener.finish("finish")
+        done = [after[s.index] for s in plan.segments]
+        for d in done:
+            if (size := d.notes.get("micro_batch")) is not None:
+                self._warn(
+                    f"segment {d.segment.index}: the GPU's memory was too small for {self.settings.batch} "
+                    f"crops at once, {size} were taken; the last bits differ from a run with --set batch={size}"
+                )
+        return done, len(before)

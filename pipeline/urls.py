@@ -170,6 +170,8 @@ def _reason(error: BaseException, url: str) -> str:
     protocol = _EXTRAS.get(_protocol(url), "")
     if names & _NO_CREDENTIALS:
         return f"no credentials; {_CREDENTIALS.get(protocol, 'see docs/storage.md')}"
+    if names & _UNREACHABLE:
+        return f"the store can't be reached ({detail or type(error).__name__})"
     if isinstance(error, FileNotFoundError):
         return (
             f"there is no such file or folder ({detail})"
@@ -178,8 +180,6 @@ def _reason(error: BaseException, url: str) -> str:
         )
     if isinstance(error, PermissionError):
         return f"no permission ({detail}); {_CREDENTIALS.get(protocol, 'check the credentials')}"
-    if names & _UNREACHABLE:
-        return f"the store can't be reached ({detail or type(error).__name__})"
     return f"{detail} ({type(error).__name__})" if detail else type(error).__name__
 
 

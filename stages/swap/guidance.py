@@ -68,7 +68,7 @@ class Scheduled:
         try:
             value = self.term.loss(x_hat, context)
         except Exception as error:
-            if self.file is None:
+            if self.file is None or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise failed_in(self.file, self.name, error) from error
         wanted = (len(x_hat),)

@@ -32,6 +32,9 @@ class SwapStage:
     segments end nor on which frames have a face.
 
     ``source`` is one face for all crops, or a list, one for each crop in its order (pairs of pictures).
+
+    ``micro_batch`` is the number of crops that go through the networks at once: the batch, halved each
+    time the GPU's memory did not suffice. Halved batches differ in the last bits of their numbers.
     """
 
     name: ClassVar[str] = "swap"
@@ -55,6 +58,7 @@ class SwapStage:
             step_size=settings.step_size,
             preview=settings.guidance_decoder == "preview",
         )
+        self.micro_batch = settings.batch
         self._starts: list[SourceStart] = []
         self._picture: SourcePicture | None = None
 
@@ -88,12 +92,26 @@ class SwapStage:
             rows = np.full(batch, present[0])
             slots = item.frames[present] % batch
             rows[slots] = present
-            swapped[present] = self._swap(item, rows)[slots]
+            swapped[present] = self._fitting(item, rows)[slots]
             if self.progress is not None:
                 self.progress(len(present))
         return replace(
             item, swapped=match_colour(swapped, item.images, item.masks, self.settings.colour_match)
         )
+
+    def _fitting(self, item: Crops, rows: np.ndarray) -> F32:
+        """One batch in pieces that fit into the memory."""
+        while True:
+            size = self.micro_batch
+            try:
+                return np.concatenate([self._swap(item, rows[i : i + size]) for i in range(0, len(rows), size)])
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+            # Out here, where the error no longer holds the tensors of the failed try.
+            self.micro_batch = (size + 1) // 2
+            if self.networks.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _swap(self, item: Crops, rows: np.ndarray) -> F32:
         """One batch (B, S, S, 3) in [0, 255]; ``rows`` index the crops."""

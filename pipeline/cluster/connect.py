@@ -1,0 +1,105 @@
+"""Reaching a Ray cluster, or starting one on this machine, and whether it can hold the pool."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from ...errors import SettingsError
+from ..request import RayOptions
+
+_SPARE = 2  # CPUs beside the swap's workers, for decoding and encoding
+_STORE = 2 * 2**30  # bytes of object store at most; a segment on its way has about 1.3 MB a face
+
+
+@dataclass(frozen=True)
+class Size:
+    """The pool of swap workers: how many, and what each takes of the cluster."""
+
+    workers: int
+    cpus: float
+    gpus: float
+
+    @property
+    def device(self) -> str:
+        """Where the workers' networks run: ``cuda`` or ``cpu``."""
+        return "cuda" if self.gpus else "cpu"
+
+
+@contextmanager
+def connected(options: RayOptions, device: str, threads: int | None, *, debug: bool) -> Iterator[Size]:
+    """A connection to the cluster, and the pool's size there.
+
+    ``device`` is ``auto``, ``cpu`` or ``cuda``. A cluster that was started for this is ended afterwards;
+    one that was there, or that this process was connected to already, is left as it is.
+
+    Raises:
+        SettingsError: no cluster at the address, or one too small for what was asked.
+    """
+    ours = not ray.is_initialized()
+    address = options.address or os.environ.get("RAY_ADDRESS")
+    if ours:
+        _start(address, options, threads, debug=debug)
+    try:
+        yield _size(options, device, threads)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _start(address: str | None, options: RayOptions, threads: int | None, *, debug: bool) -> None:
+    given: dict[str, Any] = {"log_to_driver": debug, "include_dashboard": options.dashboard}
+    given["logging_level"] = logging.INFO if debug else logging.ERROR
+    if address is None:
+        cores = os.cpu_count() or 1
+        # Logical CPUs: the workers', and some that are always free for decoding and encoding.
+        wanted = (options.workers or 1) * (threads or 1) + _SPARE
+        given |= {"address": "local", "num_cpus": max(cores, wanted), "object_store_memory": _STORE}
+    else:
+        given["address"] = address
+        del given["include_dashboard"]
+    try:
+        ray.init(**given)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if address is None:
+            raise SettingsError(f"--executor ray: Ray can't be started here: {text}") from error
+        raise SettingsError(
+            f"--ray-address {address}: no Ray cluster answers there: {text}; give the address "
+            "'ray start --head' printed, or leave the flag away to start one here"
+        ) from error
+
+
+def _size(options: RayOptions, device: str, threads: int | None) -> Size:
+    """How many workers of which size: what was asked for, or all that the cluster holds."""
+    total = ray.cluster_resources()
+    gpus, cpus = total.get("GPU", 0.0), total.get("CPU", 0.0)
+    if device == "cuda" and not gpus:
+        raise SettingsError("--device cuda: the cluster has no GPU")
+    if device != "cpu" and gpus:
+        wanted = gpus if options.gpus is None else float(options.gpus)
+        if wanted > gpus:
+            raise SettingsError(f"--gpus {wanted:g}: the cluster has {gpus:g}")
+        workers = options.workers or int(wanted / options.gpu_fraction)
+        if workers * options.gpu_fraction > gpus:
+            raise SettingsError(
+                f"--workers {workers}: with --gpu-fraction {options.gpu_fraction:g} they need "
+                f"{workers * options.gpu_fraction:g} GPUs, the cluster has {gpus:g}"
+            )
+        return Size(workers, 1.0, options.gpu_fraction)
+    if options.gpus:
+        raise SettingsError(f"--gpus {options.gpus}: the swap runs on CPUs here; use --workers")
+    each = float(threads or 1)
+    workers = options.workers or max(1, int((cpus - _SPARE) / each))
+    if workers * each + 1 > cpus:
+        raise SettingsError(
+            f"--workers {workers}: with {each:g} threads each and one CPU for decoding they need "
+            f"{workers * each + 1:g} CPUs, the cluster has {cpus:g}; see --threads"
+        )
+    return Size(workers, each, 0.0)

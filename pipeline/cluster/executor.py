@@ -1,0 +1,125 @@
+"""``RayExecutor``: renders jobs on a Ray cluster."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import ray
+
+from ...stages.records import Segment
+from ...stages.swap.networks import Networks
+from ...stages.swap.pack import Pack
+from ..device import compute_device
+from ..executor import Loaded, Rendering
+from ..failure import Policy
+from ..ledger import Ledger
+from ..progress import Listener, Stopwatch
+from ..request import RayOptions
+from ..work import Work
+from .connect import Size, connected
+from .foreman import Busy, JobState
+from .pool import Pool, open_pool
+
+_SWAP = "swap-"  # the names of workers that swap begin so
+
+
+class RayExecutor:
+    """Connects when it first must, and gives one pool of workers to all its jobs."""
+
+    def __init__(self, options: RayOptions, policy: Policy, *, debug: bool = False) -> None:
+        self.options, self.policy, self._debug = options, policy, debug
+        self._stack = ExitStack()
+        self._guard = threading.Lock()
+        self._size: Size | None = None
+        self._pool: Pool | None = None
+        self._loaded = Loaded()
+
+    def __enter__(self) -> RayExecutor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def device(self, name: str, threads: int | None) -> tuple[str, int | None]:
+        """The kind of device of the cluster's workers, and their threads if it is the CPU."""
+        with self._guard:
+            if self._size is None:
+                cores = compute_device("cpu", threads)[1]
+                self._size = self._stack.enter_context(
+                    connected(self.options, name, cores, debug=self._debug)
+                )
+        if self._size.device == "cpu":
+            return compute_device("cpu", threads)
+        gpu = ray.remote(_gpu_name).options(num_gpus=self._size.gpus, num_cpus=0)
+        return str(ray.get(gpu.remote())), None
+
+    def networks(self, pack: Pack, device: str, dtype: str) -> Networks:
+        """For this process: on its own GPU if it has one, whatever the workers have."""
+        return self._loaded.networks(pack, "cpu" if device == "cpu" else "auto", dtype)
+
+    def pool(self) -> Pool:
+        """The workers, started when first asked for."""
+        with self._guard:
+            assert self._size is not None, "device() comes first"
+            if self._pool is None:
+                self._pool = self._stack.enter_context(open_pool(self._size, self.policy))
+            return self._pool
+
+    def render(
+        self,
+        work: Work,
+        ledger: Ledger,
+        segments: Sequence[Segment],
+        networks: Networks,
+        listener: Listener,
+        watch: Stopwatch,
+    ) -> Rendering:
+        """Hand the segments to the pool and tell the listener how far they are."""
+        if not segments:
+            return Rendering()
+        pool, began = self.pool(), time.monotonic()
+        key = str(work.folder)
+        pool.add(key, work, list(segments))
+        swapped = written = 0
+        state = JobState(0)
+        for state in pool.watch(key):
+            if work.plan.sources:
+                listener.advance("swap", state.swapped - swapped)
+            listener.advance("encode", state.written - written)
+            swapped, written = state.swapped, state.written
+        for failure in state.passed:
+            listener.warn(f"{failure.text()}; the original is passed through")
+        if (failed := state.failed) is not None:
+            ledger.record_failure(failed.segment, failed.stage, failed.frame, failed.reason, failed.attempts)
+            raise failed.error()
+        return self._rendering(pool.busy(), time.monotonic() - began, state, watch)
+
+    def _rendering(
+        self, busy: dict[str, Busy], took: float, state: JobState, watch: Stopwatch
+    ) -> Rendering:
+        """What the workers were busy with. The swap's share counts from its first segment to its last."""
+        for worker in busy.values():
+            for stage, seconds in worker.seconds.items():
+                watch.seconds[stage] = watch.seconds.get(stage, 0.0) + seconds
+        swappers = [b for name, b in busy.items() if name.startswith(_SWAP) and b.frames]
+        assert self._size is not None
+        share = 0.0
+        if swappers:
+            span = max(b.last for b in swappers) - min(b.first for b in swappers)
+            at_work = sum(b.seconds.get("mask", 0.0) + b.seconds.get("swap", 0.0) for b in swappers)
+            share = at_work / max(span * self._size.workers, 1e-9)
+        devices = sorted({b.device for b in swappers})
+        return Rendering(took, self._size.workers, share, [f.text() for f in state.retried], devices)
+
+
+def _gpu_name() -> Any:
+    import torch
+
+    return torch.cuda.get_device_name()

@@ -1,0 +1,118 @@
+"""Who does the work: this process (``LocalExecutor``), or a Ray cluster (``cluster.executor``).
+
+Both give the same bytes: a segment is a pure function of the work order, and what the CPU's sums depend
+on, the number of threads, is part of the job.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..stages.records import Segment
+from ..stages.swap.networks import Networks
+from ..stages.swap.pack import Pack
+from .device import compute_device
+from .failure import Policy
+from .ledger import Ledger
+from .local import Renderer, run_segments
+from .progress import Listener, Stopwatch
+from .work import Work
+
+
+@dataclass
+class Rendering:
+    """How a rendering went: seconds of wall clock, the swap's workers and the share of that time in
+    which they computed, and what had to be tried again."""
+
+    seconds: float = 0.0
+    workers: int = 0
+    share: float = 0.0
+    retried: list[str] = field(default_factory=list)
+    devices: list[str] = field(default_factory=list)
+
+
+class Executor(Protocol):
+    """What ``swap_clip`` needs done for it. Safe to use from several threads."""
+
+    policy: Policy
+
+    def device(self, name: str, threads: int | None) -> tuple[str, int | None]:
+        """What the swap computes on (``compute_device``), for ``auto``, ``cpu`` or ``cuda``."""
+        ...
+
+    def networks(self, pack: Pack, device: str, dtype: str) -> Networks:
+        """The networks that this process looks at the source and the clip with."""
+        ...
+
+    def render(
+        self,
+        work: Work,
+        ledger: Ledger,
+        segments: Sequence[Segment],
+        networks: Networks,
+        listener: Listener,
+        watch: Stopwatch,
+    ) -> Rendering:
+        """Have all these segments in the ledger; the LdvidError that kept one out else."""
+        ...
+
+
+class Loaded:
+    """Networks by pack, device and precision, loaded once a process."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, str, str], Networks] = {}
+        self._guard = threading.Lock()
+
+    def networks(self, pack: Pack, device: str, dtype: str) -> Networks:
+        """As ``Networks.load``."""
+        key = (pack.digest(), device, dtype)
+        with self._guard:
+            if key not in self._held:
+                self._held[key] = Networks.load(pack, device, dtype)
+            return self._held[key]
+
+
+class LocalExecutor:
+    """Threads of this process: one loads, one swaps, one writes."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._loaded = Loaded()
+
+    def device(self, name: str, threads: int | None) -> tuple[str, int | None]:
+        """As ``compute_device``."""
+        return compute_device(name, threads)
+
+    def networks(self, pack: Pack, device: str, dtype: str) -> Networks:
+        """As ``Networks.load``, once."""
+        return self._loaded.networks(pack, device, dtype)
+
+    def render(
+        self,
+        work: Work,
+        ledger: Ledger,
+        segments: Sequence[Segment],
+        networks: Networks,
+        listener: Listener,
+        watch: Stopwatch,
+    ) -> Rendering:
+        """One segment after another."""
+        if not segments:
+            return Rendering()
+        before = _swapping(watch)
+        began = time.perf_counter()
+        renderer = Renderer(work, ledger, networks, listener, watch, self.policy)
+        run_segments(segments, renderer.load, renderer.swap, renderer.write)
+        took = time.perf_counter() - began
+        share = (_swapping(watch) - before) / max(took, 1e-9)
+        return Rendering(took, 1, share, [f.text() for f in renderer.retried])
+
+
+def _swapping(watch: Stopwatch) -> float:
+    return watch.seconds.get("mask", 0.0) + watch.seconds.get("swap", 0.0)
+

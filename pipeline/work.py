@@ -1,0 +1,85 @@
+"""A work order: all that a machine needs to render segments of one job.
+
+A ``Work`` is made once, where the job is planned, and travels to wherever segments are rendered. What
+it names by path (the clip, the job folder, the pack) must be found there under the same name, or lie
+at a URL; ``at_hand`` checks that before any work is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from .. import __version__
+from ..configs import Settings
+from ..errors import InputError, JobError
+from ..stages.records import F32, SourceFace
+from .plan import Plan
+
+
+@dataclass(frozen=True)
+class Work:
+    """One job as its renderers see it.
+
+    ``folder`` is the job folder, ``pack`` the pack's name or folder, ``digest`` the job's own (``Identity.digest``). ``template`` (5, 2) and
+    ``crop_size`` are the pack's, so that aligning needs no network. ``threads`` is what torch computes
+    with on a CPU: the bytes depend on it. ``terms`` holds the text of the user's guidance terms by their
+    SHA-256, for machines that don't have the files.
+    """
+
+    plan: Plan
+    settings: Settings
+    source: SourceFace | None
+    digest: str
+    folder: Path
+    template: F32
+    crop_size: int
+    pack: str
+    pack_digest: str
+    tags: dict[str, str] = field(default_factory=dict)
+    threads: int | None = None
+    version: str = __version__
+    terms: dict[str, bytes] = field(default_factory=dict)
+
+
+def term_files(settings: Settings) -> dict[str, bytes]:
+    """The text of the user's guidance terms by SHA-256."""
+    files = [term.file for term in settings.guidance if term.file is not None]
+    return {hashlib.sha256(text).hexdigest(): text for text in (file.read_bytes() for file in files)}
+
+
+def at_hand(work: Work) -> Work:
+    """The same order, with the user's terms laid down where this machine lacks them.
+
+    Raises:
+        JobError: another version of ldvid here, or a job folder that this machine doesn't see.
+        InputError: this machine doesn't see the clip.
+    """
+    if work.version != __version__:
+        raise JobError(
+            f"ldvid {__version__} is installed here, the job was begun by {work.version}; "
+            "give all machines the same version"
+        )
+    if not (work.folder / "job.json").is_file():
+        raise JobError(
+            f"the job folder {work.folder} isn't there on this machine; choose one with --job "
+            "that all machines share"
+        )
+    if not work.plan.clip.path.exists():
+        raise InputError(
+            f"the clip {work.plan.clip.path} isn't there on this machine; it must lie where all see it"
+        )
+    if not work.terms:
+        return work
+    laid: Path | None = None
+    terms = []
+    for term in work.settings.guidance:
+        if term.file is not None and term.sha256 in work.terms and not term.file.is_file():
+            laid = laid or Path(tempfile.mkdtemp(prefix="ldvid-terms-"))
+            file = laid / term.file.name
+            file.write_bytes(work.terms[term.sha256])
+            term = term.model_copy(update={"term": f"{file}:{term.name}"})
+        terms.append(term)
+    return replace(work, settings=work.settings.model_copy(update={"guidance": tuple(terms)}))

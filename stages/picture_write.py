@@ -98,4 +98,12 @@ def _grey_alpha_png(array: NDArray[Any]) -> bytes:
     context = CodecContext.create("png", "w")
     context.width, context.height, context.pix_fmt = width, height, pix_fmt
     context.time_base, context.thread_count = Fraction(1, 25), 1
-    return b"".join(bytes(packet) for packet in (*context.encode(frame), *context.encode(None)))
+    data = b"".join(bytes(packet) for packet in (*context.encode(frame), *context.encode(None)))
+    # Only what a PNG must have (a capital first letter): FFmpeg states a pixel size of its own.
+    needed = [data[:8]]
+    at = 8
+    while at < len(data):
+        after = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        needed += [data[at:after]] if data[at + 4 : at + 5].isupper() else []
+        at = after
+    return b"".join(needed)

@@ -18,8 +18,9 @@ from .request import SwapRequest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .failure import Policy
     from .progress import Listener
-    from .request import Summary
+    from .request import RayOptions, Summary
 
 _PATHS = tuple(f.name for f in fields(SwapRequest) if "Path" in str(f.type))
 # The first in a form of its own; the last two say how a call works, not what it makes.
@@ -60,6 +61,7 @@ def stored_request(folder: Path) -> SwapRequest:
         if unknown := sorted(values.keys() - known):
             raise ValueError(f"{', '.join(unknown)} not known")
         values |= {k: Path(v) for k in _PATHS if isinstance(v := values.get(k), str) and "://" not in v}
+        values["threads"] = job["identity"].get("threads")  # those it was begun with, also on another machine
         return SwapRequest(settings=settings, job=folder, **values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         version, why = job["identity"].get("version"), _reason(error)
@@ -73,13 +75,15 @@ def continue_job(
     output: Path | None = None,
     overwrite: bool = False,
     device: str | None = None,
+    policy: Policy | None = None,
+    ray: RayOptions | None = None,
     listener: Listener | None = None,
 ) -> Summary:
     """Go on with the job in ``folder`` from its plan, which may have been edited: what changed and what is
     missing is rendered, and the output put together. The folder is kept.
 
-    ``output`` None and ``device`` None are those of the call that made the job; ``overwrite`` is asked for
-    each time.
+    ``output`` None and ``device`` None are those of the last call; ``overwrite`` is asked for each time.
+    ``policy`` and ``ray`` are as in ``SwapRequest``.
 
     Raises:
         JobError: no job, one that isn't analysed yet, a plan that an edit broke, or one whose clip, source,
@@ -97,6 +101,8 @@ def continue_job(
         output=request.output if output is None else output,
         overwrite=overwrite,
         device=request.device if device is None else device,
+        policy=request.policy if policy is None else policy,
+        ray=ray,
     )
     try:
         return swap_clip(request, listener)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from ldvid.configs import load_settings
 from ldvid.errors import JobError, OutputError, OutputExistsError, SettingsError
 from ldvid.pipeline.files import sha256_of, write_atomic
 from ldvid.pipeline.job import Identity, Job
+from ldvid.pipeline.ledger import Done, Failure, Ledger
 from ldvid.pipeline.local import prefetch, run_segments
 from ldvid.pipeline.plan import Plan, cut_segments
 from ldvid.pipeline.target import (
@@ -50,6 +52,8 @@ def identity(**changes: object) -> Identity:
         pack="starter",
         pack_digest="p" * 64,
         version="0.1.0",
+        threads=2,
+        device="cpu",
     )
     return replace(base, **changes)  # type: ignore[arg-type]
 
@@ -130,6 +134,8 @@ def test_an_edited_plan_costs_only_its_segments(tmp_path: Path, plan: Plan) -> N
         ({"end": None}, "--end: 2.0 → none"),
         ({"source_face": 1}, "--source-face: none → 1"),
         ({"version": "0.2.0"}, "ldvid: 0.1.0 → 0.2.0"),
+        ({"threads": 1}, "--threads: 2 → 1"),
+        ({"device": "NVIDIA H200", "threads": None}, "device: cpu → NVIDIA H200"),
     ],
 )
 def test_another_job_is_refused_and_told_apart(
@@ -207,6 +213,127 @@ def test_a_damaged_job_file_says_restart(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="--restart"):
         Job.open(tmp_path / "job", identity())
     Job.open(tmp_path / "job", identity(), restart=True).close()
+
+
+def test_the_request_is_kept_beside_the_identity(tmp_path: Path) -> None:
+    def stored() -> object:
+        return json.loads((tmp_path / "job/job.json").read_text()).get("request")
+
+    Job.open(tmp_path / "job", identity()).close()
+    assert stored() is None
+    Job.open(tmp_path / "job", identity(), request={"output": "a.mp4"}).close()
+    Job.open(tmp_path / "job", identity()).close()
+    assert stored() == {"output": "a.mp4"}
+    before = (tmp_path / "job/job.json").stat().st_mtime_ns
+    Job.open(tmp_path / "job", identity(), request={"output": "a.mp4"}).close()
+    assert (tmp_path / "job/job.json").stat().st_mtime_ns == before, "nothing changed, nothing is written"
+    Job.open(tmp_path / "job", identity(), request={"output": "b.mp4"}).close()
+    assert stored() == {"output": "b.mp4"}, "a moved output is the same job"
+
+
+def test_what_a_killed_run_left_behind_is_cleaned(tmp_path: Path) -> None:
+    Job.open(tmp_path / "job", identity()).close()
+    (tmp_path / "job/.plan.json.elsewhere-17-7f.tmp").write_bytes(b"half")
+    (tmp_path / "job/segments/.000001.json.elsewhere-17-7f.tmp").write_bytes(b"half")
+    Job.open(tmp_path / "job", identity()).close()
+    assert sorted(p.name for p in (tmp_path / "job").rglob("*")) == ["job.json", "lock", "segments"]
+
+
+# ---- the ledger
+
+
+def enter(ledger: Ledger, plan: Plan, index: int, **notes: object) -> Done:
+    path = ledger.segments_folder / f"{index:06d}.mkv"
+    path.write_bytes(b"video" + bytes([index]))
+    segment = plan.segments[index]
+    return ledger.record(plan, segment, path, range(segment.start, segment.stop), **notes)
+
+
+def test_workers_write_the_ledger_without_the_lock(tmp_path: Path, plan: Plan) -> None:
+    """Three processes at once, one of them entering every segment that the others do."""
+    small = replace(plan, segments=cut_segments([(0, 30)], 1))
+    with Job.open(tmp_path / "job", identity()) as job:
+        shares = (range(0, 15), range(15, 30), range(30))
+        work = pickle.dumps((job.ledger, small))
+        script = (
+            "import pickle, sys; ledger, plan = pickle.loads(sys.stdin.buffer.read())\n"
+            "for i in map(int, sys.argv[1:]):\n"
+            "    s = plan.segments[i]; path = ledger.segments_folder / f'{i:06d}.mkv'\n"
+            "    new = path.with_suffix(f'.{sys.argv[1]}-{len(sys.argv)}'); new.write_bytes(bytes([i]))\n"
+            "    new.replace(path); ledger.record(plan, s, path, [s.start], micro_batch=2)\n"
+        )
+        workers = [
+            subprocess.Popen([sys.executable, "-c", script, *map(str, share)], stdin=subprocess.PIPE)
+            for share in shares
+        ]
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write(work)
+            worker.stdin.close()
+        assert [worker.wait(60) for worker in workers] == [0, 0, 0]
+        assert len(list(job.segments_folder.iterdir())) == 60, "no temporary name is left"
+        done = job.finished(small)
+        assert sorted(done) == list(range(30))
+        assert {tuple(d.notes.items()) for d in done.values()} == {(("micro_batch", 2),)}
+        assert done[7].swapped == ((7, 7),)
+
+
+def test_an_entry_is_made_only_for_a_file_that_is_on_the_disk(
+    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when whoever wrote the segment forgot to flush it, and when it is a folder of pictures."""
+    told: list[str] = []
+    fsync, rename = os.fsync, os.replace
+
+    def watched(handle: int) -> None:
+        told.append(Path(f"/proc/self/fd/{handle}").readlink().name.partition(".json.")[0])
+        fsync(handle)
+
+    with Job.open(tmp_path / "job", identity()) as job:
+        path = job.segments_folder / "000001"
+        path.mkdir()
+        (path / "a.png").write_bytes(b"a")
+        (path / "b.png").write_bytes(b"b")
+        monkeypatch.setattr(os, "fsync", watched)
+        monkeypatch.setattr(os, "replace", lambda *a, **k: (told.append("rename"), rename(*a, **k)))
+        enter(job.ledger, plan, 0)
+        assert told == ["000000.mkv", ".000000", "rename", "segments"]
+        told.clear()
+        job.record(plan, plan.segments[1], path, [10, 11])
+        assert told == ["a.png", "b.png", "000001", ".000001", "rename", "segments"]
+        monkeypatch.undo()
+        assert job.finished(plan)[1].swapped == ((10, 11),)
+
+
+def test_why_segments_failed_is_kept_until_they_are_done(tmp_path: Path, plan: Plan) -> None:
+    with Job.open(tmp_path / "job", identity()) as job:
+        job.record_failure(plan.segments[2], "decode", None, "it hung", 1)
+        job.record_failure(plan.segments[1], "swap", 14, "gave NaN", 3)
+        job.record_failure(plan.segments[1], "swap", 15, "gave NaN again", 3)
+        assert job.failures() == [
+            Failure(1, "swap", 15, "gave NaN again", 3), Failure(2, "decode", None, "it hung", 1)
+        ]  # fmt: skip
+        enter(job.ledger, plan, 1)
+        assert [f.segment for f in job.failures()] == [2]
+        job.ledger.record_failure(plan.segments[1], "swap", 15, "late", 1)  # of an attempt given up before
+        assert sorted(job.finished(plan)) == [1]
+        assert [f.segment for f in job.failures()] == [2], "only what is unfinished has failed"
+        (job.segments_folder / "000000.failed.json").write_text("{")
+        assert [f.segment for f in job.failures()] == [2]
+
+
+def test_reading_an_entry_is_cheap_and_notices_another_size(
+    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Job.open(tmp_path / "job", identity()) as job:
+        done = enter(job.ledger, plan, 0, passed_through=[[3, 4]])
+        monkeypatch.setattr("ldvid.pipeline.ledger.sha256_of", None)
+        assert job.ledger.entry(plan, plan.segments[0]) == done
+        assert done.notes == {"passed_through": [[3, 4]]}
+        assert job.ledger.entry(plan, plan.segments[1]) is None
+        with done.path.open("ab") as file:
+            file.write(b"more")
+        assert job.ledger.entry(plan, plan.segments[0]) is None
 
 
 def test_write_atomic_leaves_the_old_or_the_new(tmp_path: Path) -> None:

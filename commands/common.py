@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import re
 import warnings
+from typing import TYPE_CHECKING
 
 from ..errors import SettingsError
+
+if TYPE_CHECKING:
+    from ..pipeline.request import RayOptions
 
 _TIME = re.compile(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d*)?|\.\d+)(s|ms|us)?")
 
@@ -20,6 +25,39 @@ def parse_time(text: str, flag: str) -> float:
         raise SettingsError(f"{flag} {text}: not a time; write seconds (12.5) or HH:MM:SS.ms (00:01:02.5)")
     unit = {"ms": 1e-3, "us": 1e-6}.get(match[4], 1.0)
     return (int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + float(match[3])) * unit
+
+
+def ray_options(
+    executor: str,
+    *,
+    address: str | None,
+    gpus: int | None,
+    gpu_fraction: float,
+    workers: int | None,
+    time_limit: float | None,
+) -> RayOptions | None:
+    """What ``--executor`` and the flags that belong to it ask for; None: this process.
+
+    Raises:
+        SettingsError: such a flag without ``--executor ray``, or Ray is not installed.
+    """
+    from ..pipeline.request import RayOptions
+
+    given = {
+        "--ray-address": address is not None,
+        "--gpus": gpus is not None,
+        "--gpu-fraction": gpu_fraction != 1,
+        "--workers": workers is not None,
+        "--time-limit": time_limit is not None,
+    }
+    if executor == "local":
+        for flag, there in given.items():
+            if there:
+                raise SettingsError(f"{flag}: only with --executor ray")
+        return None
+    if importlib.util.find_spec("ray") is None:
+        raise SettingsError("--executor ray: Ray is not installed; pip install 'ldvid[ray]'")
+    return RayOptions(address, gpus, gpu_fraction, workers)
 
 
 def hush() -> None:

@@ -38,3 +38,30 @@ Threads = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' warnings.")]
+
+# Where and how the work runs.
+Executor = Annotated[
+    Literal["local", "ray"], typer.Option(help="This process, or a Ray cluster (see docs/cluster.md).")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", help="Of the cluster. Default: RAY_ADDRESS, else one is started on this machine."
+    ),
+]
+Gpus = Annotated[int | None, typer.Option(metavar="N", min=1, help="With Ray: GPUs to use. Default: all.")]
+GpuFraction = Annotated[
+    float, typer.Option(metavar="F", min=0.01, max=1, help="With Ray: share of a GPU for each worker.")
+]
+Workers = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="With Ray: processes that swap. Default: what fits.")
+]
+Retries = Annotated[int, typer.Option(metavar="N", min=0, help="How often a failed segment is tried again.")]
+TimeLimit = Annotated[
+    float | None,
+    typer.Option(metavar="S", min=0.1, help="With Ray: seconds that a stage may take over a segment."),
+]
+OnError = Annotated[
+    Literal["fail", "passthrough"],
+    typer.Option(help="A segment that fails for good ends the job, or keeps its original frames."),
+]

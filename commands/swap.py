@@ -11,21 +11,29 @@ from typing import Annotated
 import typer
 
 from ..errors import SettingsError
-from .common import hush, parse_time
+from .common import hush, parse_time, ray_options
 from .options import (
     Assignments,
     Config,
     Debug,
     Device,
+    Executor,
+    GpuFraction,
+    Gpus,
     Guidance,
+    OnError,
     Overwrite,
     Pack,
     Preset,
     Quiet,
+    RayAddress,
+    Retries,
     Seed,
     Source,
     SourceFace,
     Threads,
+    TimeLimit,
+    Workers,
 )
 
 
@@ -57,6 +65,14 @@ def swap(
     ] = False,
     device: Device = "auto",
     threads: Threads = None,
+    executor: Executor = "local",
+    ray_address: RayAddress = None,
+    gpus: Gpus = None,
+    gpu_fraction: GpuFraction = 1.0,
+    workers: Workers = None,
+    retries: Retries = 2,
+    time_limit: TimeLimit = None,
+    on_error: OnError = "fail",
     job: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Job folder; kept. Default: OUT.ldvid-job.")
     ] = None,
@@ -72,6 +88,7 @@ def swap(
     A stopped run goes on where it was when the same command is given again.
     """
     from ..configs import load_settings
+    from ..pipeline.failure import Policy
     from ..pipeline.picture import is_picture, swap_picture
     from ..pipeline.progress import open_listener, print_summary
     from ..pipeline.request import SwapRequest
@@ -101,6 +118,15 @@ def swap(
         threads=threads,
         source_face=source_face,
         allow_no_face=allow_no_face,
+        policy=Policy(retries, on_error, time_limit),
+        ray=ray_options(
+            executor,
+            address=ray_address,
+            gpus=gpus,
+            gpu_fraction=gpu_fraction,
+            workers=workers,
+            time_limit=time_limit,
+        ),
     )
     if is_picture(clip):
         summaries = swap_picture(request, samples, open_listener(quiet=quiet, unit="pictures"))

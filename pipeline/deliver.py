@@ -54,7 +54,9 @@ class Delivery:
     placing: Placing | None
     warn: Callable[[str], None]
 
-    def deliver(self, plan: Plan, done: Sequence[Done], device: str, part: Path, facts: dict[str, int]) -> None:
+    def deliver(
+        self, plan: Plan, done: Sequence[Done], device: str, part: Path, facts: dict[str, int]
+    ) -> None:
         """Join the segments (unless ``part`` is made already), write the record, put both in place."""
         from .finish import join
 
@@ -89,7 +91,7 @@ class Delivery:
 
 
 def passed_through(done: Sequence[Done]) -> list[tuple[tuple[int, int], str]]:
-    """Segments that could not be rendered and went through as they were: their frames [first, last] and why."""
+    """Segments that could not be rendered and went through as they were: frames [first, last], why."""
     return [
         ((d.segment.start, d.segment.stop - 1), str(d.notes["passed"])) for d in done if "passed" in d.notes
     ]

@@ -115,4 +115,3 @@ class LocalExecutor:
 
 def _swapping(watch: Stopwatch) -> float:
     return watch.seconds.get("mask", 0.0) + watch.seconds.get("swap", 0.0)
-

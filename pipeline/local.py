@@ -100,9 +100,7 @@ class Renderer:
                 part.reset()
                 if attempt <= self._policy.retries:
                     self.retried.append(failure)
-        self._ledger.record_failure(
-            segment, failure.stage, failure.frame, failure.reason, failure.attempts
-        )
+        self._ledger.record_failure(segment, failure.stage, failure.frame, failure.reason, failure.attempts)
         if original is None or self._policy.on_error == "fail":
             raise failure.error() from cause
         self._listener.warn(f"{failure.text()}; the original is passed through")

@@ -32,8 +32,6 @@ from .target import (
 from .work import Work, term_files
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ..stages.records import ClipInfo, SourceFace
     from ..stages.swap.networks import Networks
     from ..stages.swap.pack import Pack
@@ -298,6 +296,6 @@ class _Run:
             if (size := d.notes.get("micro_batch")) is not None:
                 self._warn(
                     f"segment {d.segment.index}: the GPU's memory was too small for {self.settings.batch} "
-                    f"crops at once, {size} were taken; the last bits differ from a run with --set batch={size}"
+                    f"crops at once; it took {size}, and the last bits differ from --set batch={size}"
                 )
         return done, len(before)

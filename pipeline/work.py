@@ -23,8 +23,9 @@ from .plan import Plan
 class Work:
     """One job as its renderers see it.
 
-    ``folder`` is the job folder, ``pack`` the pack's name or folder, ``digest`` the job's own (``Identity.digest``). ``template`` (5, 2) and
-    ``crop_size`` are the pack's, so that aligning needs no network. ``threads`` is what torch computes
+    ``folder`` is the job folder, ``pack`` the pack's name or folder, ``digest`` the job's own
+    (``Identity.digest``). ``template`` (5, 2) and ``crop_size`` are the pack's, so that aligning needs no
+    network. ``threads`` is what torch computes
     with on a CPU: the bytes depend on it. ``terms`` holds the text of the user's guidance terms by their
     SHA-256, for machines that don't have the files.
     """

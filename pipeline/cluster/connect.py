@@ -55,6 +55,8 @@ def connected(options: RayOptions, device: str, threads: int | None, *, debug: b
 
 def _start(address: str | None, options: RayOptions, threads: int | None, *, debug: bool) -> None:
     given: dict[str, Any] = {"log_to_driver": debug, "include_dashboard": options.dashboard}
+    if not debug:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ half writes to our stderr
     given["logging_level"] = logging.INFO if debug else logging.ERROR
     if address is None:
         cores = os.cpu_count() or 1
@@ -78,7 +80,7 @@ def _start(address: str | None, options: RayOptions, threads: int | None, *, deb
 
 def _size(options: RayOptions, device: str, threads: int | None) -> Size:
     """How many workers of which size: what was asked for, or all that the cluster holds."""
-    total = ray.cluster_resources()
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus, cpus = total.get("GPU", 0.0), total.get("CPU", 0.0)
     if device == "cuda" and not gpus:
         raise SettingsError("--device cuda: the cluster has no GPU")

@@ -101,9 +101,7 @@ class RayExecutor:
             raise failed.error()
         return self._rendering(pool.busy(), time.monotonic() - began, state, watch)
 
-    def _rendering(
-        self, busy: dict[str, Busy], took: float, state: JobState, watch: Stopwatch
-    ) -> Rendering:
+    def _rendering(self, busy: dict[str, Busy], took: float, state: JobState, watch: Stopwatch) -> Rendering:
         """What the workers were busy with. The swap's share counts from its first segment to its last."""
         for worker in busy.values():
             for stage, seconds in worker.seconds.items():

@@ -98,7 +98,7 @@ class Foreman:
         """A job and its unfinished segments. ``spec`` is handed to workers as it is
         (a reference in a list, so that it stays one)."""
         async with self._changed:
-            waiting = deque((s, None) for s in segments)
+            waiting: deque[tuple[Segment, str | None]] = deque((s, None) for s in segments)
             state = JobState(len(segments), over=not segments)
             self._jobs[job] = _Job(spec, first_frame, waiting, state)
             self._turn.append(job)
@@ -185,7 +185,13 @@ class Foreman:
             out.swapped += frames
 
     async def end(
-        self, ticket: Ticket, stage: str, worker: str, at: tuple[str, str], seconds: dict[str, float], frames: int
+        self,
+        ticket: Ticket,
+        stage: str,
+        worker: str,
+        at: tuple[str, str],
+        seconds: dict[str, float],
+        frames: int,
     ) -> None:
         """A stage is through: who did it (a name, node and device), in how many seconds of which kind."""
         now = time.monotonic()

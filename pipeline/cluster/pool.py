@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...errors import JobError
@@ -34,6 +34,7 @@ from .foreman import Busy, Foreman, JobState
 from .worker import Load, Station, Swap, Write
 
 _POLL = 0.2  # seconds between two looks at the foreman
+_APART = 2**20  # bytes: steps that ask for different things are not run in one process
 _PATIENCE = 10.0  # seconds that an execution gets to break off
 
 
@@ -54,34 +55,39 @@ class Pool:
         self._thread.start()
 
     def _plan(self, station: Station, here: Any) -> Any:
-        context = DataContext.get_current()
+        context = DataContext.get_current().copy()
         context.enable_progress_bars = False
         context.target_max_block_size = 1  # a row a block: one segment a task
         context.target_min_block_size = 0
-        context.wait_for_min_actors_s = -1
+        # How much waits where is the foreman's to bound; Ray Data's own budgets, shares of the cluster's
+        # CPUs and memory for each step, starve the last step when workers take nearly all CPUs.
+        context.op_resource_reservation_enabled = False
+        context.set_config("backpressure_policies.enabled", [])
         size = self.size
-        dataset = ray.data.read_datasource(
-            Feed(self._foreman), override_num_blocks=1, num_cpus=0, scheduling_strategy=here
-        )
-        # Ray Data would run two steps in one process if they asked for the same; these never do.
-        return (
-            dataset.map_batches(
-                Load(station), batch_size=None, batch_format="pyarrow", num_cpus=1, max_retries=-1
+        with DataContext.current(context):
+            feed = Feed(self._foreman)
+            dataset = ray.data.read_datasource(
+                feed, override_num_blocks=1, num_cpus=0, scheduling_strategy=here
             )
-            .map_batches(
-                Swap,
-                fn_constructor_args=(station, size.device),
-                compute=ActorPoolStrategy(size=size.workers, max_tasks_in_flight_per_actor=2),
-                batch_size=None,
-                batch_format="pyarrow",
-                num_cpus=size.cpus,
-                num_gpus=size.gpus,
-                max_restarts=-1,
+            return (
+                dataset.map_batches(
+                    Load(station),
+                    batch_size=None,
+                    batch_format="pyarrow",
+                    num_cpus=1,
+                    memory=_APART,
+                )
+                .map_batches(
+                    Swap,
+                    fn_constructor_args=(station, size.device),
+                    compute=ActorPoolStrategy(size=size.workers, max_tasks_in_flight_per_actor=2),
+                    batch_size=None,
+                    batch_format="pyarrow",
+                    num_cpus=size.cpus,
+                    num_gpus=size.gpus,
+                )
+                .map_batches(Write(station), batch_size=None, batch_format="pyarrow", num_cpus=1)
             )
-            .map_batches(
-                Write(station), batch_size=None, batch_format="pyarrow", compute=TaskPoolStrategy(), num_cpus=1
-            )
-        )
 
     def _drive(self) -> None:
         try:

@@ -13,7 +13,6 @@ import faulthandler
 import os
 import pickle
 import socket
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,7 +42,9 @@ class Station:
     foreman: Any
     policy: Policy
 
-    def run(self, row: pa.Table, stage: str, work: Callable[[Ticket, Loaded | None, Stopwatch], Any]) -> pa.Table:
+    def run(
+        self, row: pa.Table, stage: str, work: Callable[[Ticket, Loaded | None, Stopwatch], Any]
+    ) -> pa.Table:
         """One row through ``work``, which gives the payload to hand on."""
         pickled, payload = row["ticket"][0].as_py(), row["payload"][0]
         ticket: Ticket = pickle.loads(pickled)
@@ -68,7 +69,9 @@ class Station:
             self._ask("end", ticket, stage, me, (_node(), _device(stage)), watch.seconds, frames)
         if broken:
             os._exit(1)  # Ray starts another
-        return table(pickled, None if handed is None else pickle.dumps(handed, protocol=5))
+        return table(
+            pickled, None if handed is None else pickle.dumps(handed, protocol=4)
+        )  # 5's arrays could not be written to
 
     def _ask(self, method: str, *values: Any) -> Any:
         return ray.get(getattr(self.foreman, method).remote(*values))
@@ -185,7 +188,7 @@ def _limited(seconds: float | None) -> Iterator[None]:
     if seconds is None:
         yield
         return
-    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(seconds, exit=True, file=2)
     try:
         yield
     finally:
@@ -200,7 +203,7 @@ def _spoils_the_process(error: BaseException) -> bool:
 
 
 def _node() -> str:
-    return str(ray.util.get_node_ip_address())
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
 
 def _device(stage: str) -> str:
@@ -209,5 +212,3 @@ def _device(stage: str) -> str:
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-
-

@@ -104,7 +104,9 @@ class SwapStage:
         while True:
             size = self.micro_batch
             try:
-                return np.concatenate([self._swap(item, rows[i : i + size]) for i in range(0, len(rows), size)])
+                return np.concatenate(
+                    [self._swap(item, rows[i : i + size]) for i in range(0, len(rows), size)]
+                )
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise

@@ -10,6 +10,9 @@ import typer
 Source = Annotated[
     Path, typer.Option("--source", "-s", metavar="FACE", help="A picture of the face to put in.")
 ]
+SourceText = Annotated[
+    str, typer.Option("--source", "-s", metavar="FACE", help="A picture of the face to put in, or its URL.")
+]
 SourceFace = Annotated[
     int | None,
     typer.Option("--source-face", metavar="N", min=1, help="Which face of the source, 1 being the largest."),

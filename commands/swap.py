@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,8 +28,8 @@ from .options import (
     RayAddress,
     Retries,
     Seed,
-    Source,
     SourceFace,
+    SourceText,
     Threads,
     TimeLimit,
     Workers,
@@ -39,11 +38,12 @@ from .options import (
 
 def swap(
     clip: Annotated[
-        Path, typer.Argument(metavar="CLIP", help="A video, a GIF, a folder of frames, or a picture.")
+        str,
+        typer.Argument(metavar="CLIP", help="A video, a GIF, a folder of frames, or a picture; or its URL."),
     ],
-    source: Source,
+    source: SourceText,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--output", "-o", metavar="OUT", help="Default: CLIP.swapped.mp4 beside the clip."),
     ] = None,
     preset: Preset = "cpu",
@@ -74,7 +74,7 @@ def swap(
     time_limit: TimeLimit = None,
     on_error: OnError = "fail",
     job: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Job folder; kept. Default: OUT.ldvid-job.")
+        str | None, typer.Option(metavar="DIR", help="Job folder; kept. Default: OUT.ldvid-job.")
     ] = None,
     keep_job: Annotated[bool, typer.Option("--keep-job", help="Keep the job folder when done.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Discard what an earlier job has done.")] = False,
@@ -91,6 +91,7 @@ def swap(
     from ..pipeline.failure import Policy
     from ..pipeline.picture import is_picture, swap_picture
     from ..pipeline.progress import open_listener, print_summary
+    from ..pipeline.remote import errand
     from ..pipeline.request import SwapRequest
     from ..pipeline.swap import swap_clip
 
@@ -103,14 +104,13 @@ def swap(
         guidance=guidance or (),
         assignments=assignments or (),
     )
+    places = errand(clip, source, output, job, overwrite=overwrite, restart=restart)
     request = SwapRequest(
-        clip=clip,
-        source=source,
+        clip=places.clip,
+        source=places.source,
         settings=settings,
-        output=output,
         start=None if start is None else parse_time(start, "--start"),
         end=None if end is None else parse_time(end, "--end"),
-        job=job,
         overwrite=overwrite,
         restart=restart,
         keep_job=keep_job,
@@ -128,7 +128,8 @@ def swap(
             time_limit=time_limit,
         ),
     )
-    if is_picture(clip):
+    request = places.request(request)
+    if is_picture(request.clip):
         summaries = swap_picture(request, samples, open_listener(quiet=quiet, unit="pictures"))
     elif samples > 1:
         raise SettingsError(
@@ -136,7 +137,7 @@ def swap(
         )
     else:
         summaries = [swap_clip(request, open_listener(quiet=quiet))]
-    for summary in summaries:
+    for summary in places.deliver(summaries, overwrite=overwrite):
         if as_json:
             typer.echo(json.dumps(asdict(summary), default=str, ensure_ascii=False))
         elif not quiet:

@@ -6,13 +6,15 @@ the clip (the tracks themselves are a few hundred bytes a frame).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+import numpy as np
 
 from ..configs import Settings
 from ..errors import InputError
-from ..stages.decode import open_reader
+from ..stages.decode import Reader, open_reader
 from ..stages.detect import open_detector
-from ..stages.records import F32, U8, ClipInfo
+from ..stages.records import F32, U8, ClipInfo, Frame
 from ..stages.shots import ShotDetector
 from ..stages.swap.pack import Pack
 from ..stages.track import Tracker, choose_track, same_person
@@ -23,6 +25,7 @@ from .progress import Listener, Stopwatch
 # Cosine above which two tracks of different shots are the same person: unrelated people score about
 # 0.15 on the packs' identity networks, one person in another light and pose 0.5 and more.
 PERSON_THRESHOLD = 0.4
+_LOST_TOGETHER = 250  # frames in a row that can't be decoded: then it is the file that is broken
 
 
 def analyse(
@@ -32,14 +35,17 @@ def analyse(
     embed: Callable[[U8], F32],
     listener: Listener,
     watch: Stopwatch,
+    *,
+    tolerant: bool = False,
 ) -> Plan:
     """Find shots and tracks, and give the source to the chosen person: the largest face's track and
     every track of the same person in other shots.
 
-    ``embed`` maps one aligned face (112, 112, 3) uint8 RGB to its unit embedding (D,).
+    ``embed`` maps one aligned face (112, 112, 3) uint8 RGB to its unit embedding (D,). If ``tolerant``,
+    frames that can't be decoded are told to the listener and count as frames without a face.
 
     Raises:
-        InputError: the clip has no frame, or fewer than its own index says.
+        InputError: the clip has no frame, fewer than its own index says, or one that can't be decoded.
     """
     detector = open_detector(pack, settings.detector_threshold)
     shots = ShotDetector(settings.cut_threshold)
@@ -48,14 +54,16 @@ def analyse(
     count = 0
     listener.start("analyse", info.frames)
     reader = open_reader(info, settings.decoder)
-    frames = prefetch(reader.read(0, info.frames), 4)
+    frames = prefetch(_readable(reader, info, listener) if tolerant else reader.read(0, info.frames), 4)
     try:
         for frame in frames:
             with watch.time("analyse"):
-                cut = shots.is_cut(frame.rgb)
+                lost = frame.rgb.size == 0
+                cut = not lost and shots.is_cut(frame.rgb)
                 if cut or not starts:
                     starts.append(frame.index)
-                tracker.update(frame.index, frame.rgb, detector.detect(frame.rgb), cut)
+                faces = [] if lost else detector.detect(frame.rgb)
+                tracker.update(frame.index, frame.rgb, faces, cut)
             count += 1
             listener.advance("analyse")
     finally:
@@ -77,3 +85,20 @@ def analyse(
         sources={track.id: 0 for track in swapped},
         segments=cut_segments(ranges, settings.segment_frames),
     )
+
+
+def _readable(reader: Reader, info: ClipInfo, listener: Listener) -> Iterator[Frame]:
+    """All frames of the clip; one that can't be decoded comes without pixels."""
+    index = lost = 0
+    while index < info.frames:
+        try:
+            for frame in reader.read(index, info.frames):
+                index, lost = frame.index + 1, 0
+                yield frame
+        except InputError as error:
+            lost += 1
+            if lost > _LOST_TOGETHER:
+                raise
+            listener.warn(f"{error}; it is passed through")
+            yield Frame(index, np.zeros((0, 0, 3), np.uint8))
+            index += 1

@@ -32,6 +32,7 @@ from .files import remove, sync_folder, write_atomic
 from .identity import Identity
 from .ledger import Done, Failure, Ledger
 from .lock import acquire, release
+from .mirror import Mirror
 from .plan import Plan
 
 __all__ = ["Done", "Identity", "Job", "JobChangedError", "load_plan", "read_job"]
@@ -53,10 +54,12 @@ class JobChangedError(JobError):
 class Job:
     """An open, locked job folder. Use as a context manager: leaving it releases the lock."""
 
-    def __init__(self, folder: Path, identity: Identity, lock: int, *, created: bool) -> None:
-        self.folder, self.identity, self.created = folder, identity, created
+    def __init__(
+        self, folder: Path, identity: Identity, lock: int, *, created: bool, mirror: Mirror | None = None
+    ) -> None:
+        self.folder, self.identity, self.created, self.mirror = folder, identity, created, mirror
         self._lock: int | None = lock
-        self.ledger = Ledger(folder, identity.digest())
+        self.ledger = Ledger(folder, identity.digest(), mirror)
         self._values: dict[str, Any] = {}
 
     @property
@@ -72,9 +75,11 @@ class Job:
         *,
         restart: bool = False,
         request: Mapping[str, Any] | None = None,
+        mirror: Mirror | None = None,
     ) -> Job:
         """Create the folder, or go on in it if it belongs to the same job. ``request`` (JSON) is stored
-        beside the identity; None leaves an earlier one.
+        beside the identity; None leaves an earlier one. With a ``mirror``, ``folder`` is its working copy,
+        and what is written here goes there too.
 
         Raises:
             JobError: it is another job's (says what differs), no job's at all, or in use.
@@ -90,7 +95,7 @@ class Job:
             raise JobError(
                 f"--job {folder}: it holds {strangers[0]} and is no job folder; choose another one"
             )
-        job = cls(folder, identity, acquire(folder), created=created)
+        job = cls(folder, identity, acquire(folder), created=created, mirror=mirror)
         try:
             if restart:
                 job._empty()
@@ -122,6 +127,8 @@ class Job:
         if new != self._values:
             write_atomic(self.folder / "job.json", json.dumps(new, indent=2, ensure_ascii=False) + "\n")
             self._values = new
+            if self.mirror is not None:
+                self.mirror.push("job.json")
 
     def placing(self, values: Mapping[str, Any]) -> None:
         """Write down what is about to be put in place."""
@@ -149,12 +156,15 @@ class Job:
     def save_plan(self, plan: Plan) -> Plan:
         """Write the plan and return it as it reads back (rounded)."""
         write_atomic(self.folder / "plan.json", plan.to_json())
+        if self.mirror is not None:
+            self.mirror.push("plan.json")
         loaded = self.load_plan()
         assert loaded is not None
         return loaded
 
     def finished(self, plan: Plan) -> dict[int, Done]:
-        """``Ledger.finished``, unvouched files being deleted."""
+        """``Ledger.finished``, unvouched files being deleted; those of a mirror are brought here first."""
+        self.ledger.gather(plan)
         return self.ledger.finished(plan)
 
     def record(self, plan: Plan, segment: Segment, path: Path, frames: Iterable[int], **notes: Any) -> Done:
@@ -174,6 +184,8 @@ class Job:
     def discard(self, *, keep_folder: bool = False) -> None:
         """Delete all that the job wrote, and the folder unless it is to be kept or holds something else."""
         self._empty()
+        if self.mirror is not None:
+            self.mirror.remove()
         (self.folder / "lock").unlink(missing_ok=True)
         if not keep_folder:
             with contextlib.suppress(OSError):

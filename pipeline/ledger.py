@@ -23,6 +23,7 @@ from typing import Any
 
 from ..stages.records import Segment
 from .files import remove, sha256_of, size_of, sync, write_atomic
+from .mirror import Mirror
 from .plan import Plan, frame_ranges
 
 
@@ -49,10 +50,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The entries of the job in ``folder``, whose identity has the digest ``identity``. Can be pickled."""
+    """The entries of the job in ``folder``, whose identity has the digest ``identity``. Can be pickled.
+
+    With a ``mirror``, ``folder`` is the working copy of a job elsewhere, and what is recorded goes there.
+    """
 
     folder: Path
     identity: str
+    mirror: Mirror | None = None
 
     @property
     def segments_folder(self) -> Path:
@@ -78,7 +83,20 @@ class Ledger:
         write_atomic(self._path(segment.index), json.dumps(entry) + "\n")
         with contextlib.suppress(OSError):
             self._failed(segment.index).unlink(missing_ok=True)
+        if self.mirror is not None:
+            self.mirror.push(f"segments/{path.name}")
+            self.mirror.push(f"segments/{segment.index:06d}.json")
         return done
+
+    def gather(self, plan: Plan) -> None:
+        """Bring here the segments that a mirror's entries vouch for; nothing to do without one."""
+        if self.mirror is None:
+            return
+        self.mirror.pull()
+        for segment in plan.segments:
+            found = self._read(segment)
+            if found is not None and found["digest"] == plan.segment_digest(segment, self.identity):
+                self.mirror.fetch(f"segments/{found['file']}")
 
     def entry(self, plan: Plan, segment: Segment) -> Done | None:
         """What vouches for a segment: its entry, if it is what the plan asks for and the file is there with

@@ -26,6 +26,15 @@ class RayOptions:
 
 
 @dataclass(frozen=True)
+class Urls:
+    """Where things lie that a request names by their local copies; None: where the request says."""
+
+    clip: str | None = None
+    output: str | None = None
+    job: str | None = None
+
+
+@dataclass(frozen=True)
 class SwapRequest:
     """What to do. ``start`` and ``end`` are seconds of the clip, ``output`` None is ``default_output``,
     ``job`` None is a folder beside the output that is deleted when the output is complete. ``threads`` are
@@ -49,6 +58,7 @@ class SwapRequest:
     pack_folder: Path | None = None
     policy: Policy = field(default_factory=Policy)
     ray: RayOptions | None = None
+    urls: Urls = field(default_factory=Urls)
 
 
 @dataclass(frozen=True)
@@ -56,10 +66,10 @@ class Summary:
     """What was done. ``faces`` counts the tracks found; ``seconds`` is by stage, summed over threads, so
     that their sum can exceed the wall clock; ``peak_memory`` is in bytes, of the process. The swap ran on
     ``workers`` processes, which computed for ``swap_share`` of the rendering's wall clock. ``retried`` and
-    ``passed_through`` name segments with frame, stage and reason."""
+    ``passed_through`` name segments with frame, stage and reason. ``output`` may be a URL."""
 
-    output: Path
-    report: Path
+    output: Path | str
+    report: Path | str
     frames: int
     frames_swapped: int
     faces: int

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .request import RayOptions, Summary
 
 _PATHS = tuple(f.name for f in fields(SwapRequest) if "Path" in str(f.type))
-# The first in a form of its own; the last two say how a call works, not what it makes.
-_NOT_STORED = ("settings", "job", "restart", "policy", "ray")
+# The first in a form of its own; the last say how a call works, not what it makes.
+_NOT_STORED = ("settings", "job", "restart", "policy", "ray", "urls")
 
 
 def request_values(request: SwapRequest, output: Path) -> dict[str, Any]:

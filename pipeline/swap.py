@@ -15,6 +15,7 @@ from .executor import Executor, LocalExecutor, Rendering
 from .files import sha256_of
 from .job import Identity, Job
 from .ledger import Done
+from .mirror import Mirror
 from .placing import Placing, left_by_a_crash, plan_digest
 from .plan import Plan
 from .progress import Listener, Silent, Stopwatch, peak_memory
@@ -84,7 +85,10 @@ class _Run:
             with self.watch.time("check"):
                 info, pack, identity = self._inputs()
             request = request_values(self.request, self.output)
-            job = Job.open(self.job_folder, identity, restart=self.request.restart, request=request)
+            mirror = None if self.request.urls.job is None else Mirror(self.request.urls.job)
+            job = Job.open(
+                self.job_folder, identity, restart=self.request.restart, request=request, mirror=mirror
+            )
             # A plan is worth keeping from here on, also if the next lines fail or Ctrl-C comes.
             self.resumable = job.has_plan
             with job, self._kept_if_resumable(job):
@@ -246,7 +250,13 @@ class _Run:
         from .analyse import analyse
 
         plan = analyse(
-            info, self.settings, pack, lambda c: networks.embed(c[None])[0], self.listener, self.watch
+            info,
+            self.settings,
+            pack,
+            lambda c: networks.embed(c[None])[0],
+            self.listener,
+            self.watch,
+            tolerant=self.request.policy.on_error == "passthrough",
         )
         if not plan.sources:
             if not self.request.allow_no_face:
@@ -285,6 +295,7 @@ class _Run:
             tags=container_tags(pack),
             threads=job.identity.threads,
             terms=term_files(self.settings),
+            urls=self.request.urls,
         )
         self.rendering = self.executor.render(work, job.ledger, todo, networks, self.listener, self.watch)
         if plan.sources:

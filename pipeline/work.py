@@ -16,7 +16,11 @@ from .. import __version__
 from ..configs import Settings
 from ..errors import InputError, JobError
 from ..stages.records import F32, SourceFace
+from .ledger import Ledger
+from .mirror import Mirror
 from .plan import Plan
+from .request import Urls
+from .storage import localise
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Work:
     (``Identity.digest``). ``template`` (5, 2) and ``crop_size`` are the pack's, so that aligning needs no
     network. ``threads`` is what torch computes
     with on a CPU: the bytes depend on it. ``terms`` holds the text of the user's guidance terms by their
-    SHA-256, for machines that don't have the files.
+    SHA-256, for machines that don't have the files; ``urls`` says where clip and job lie if not here.
     """
 
     plan: Plan
@@ -43,6 +47,12 @@ class Work:
     threads: int | None = None
     version: str = __version__
     terms: dict[str, bytes] = field(default_factory=dict)
+    urls: Urls = field(default_factory=Urls)
+
+    def ledger(self) -> Ledger:
+        """The job's ledger as this machine sees it."""
+        mirror = None if self.urls.job is None else Mirror(self.urls.job)
+        return Ledger(self.folder, self.digest, mirror)
 
 
 def term_files(settings: Settings) -> dict[str, bytes]:
@@ -52,7 +62,8 @@ def term_files(settings: Settings) -> dict[str, bytes]:
 
 
 def at_hand(work: Work) -> Work:
-    """The same order, with the user's terms laid down where this machine lacks them.
+    """The same order with this machine's paths: what lies at URLs is fetched, and the user's terms are
+    laid down where they are missing.
 
     Raises:
         JobError: another version of ldvid here, or a job folder that this machine doesn't see.
@@ -63,12 +74,19 @@ def at_hand(work: Work) -> Work:
             f"ldvid {__version__} is installed here, the job was begun by {work.version}; "
             "give all machines the same version"
         )
-    if not (work.folder / "job.json").is_file():
+    if work.urls.job is not None:
+        folder = Mirror(work.urls.job).folder
+        (folder / "segments").mkdir(parents=True, exist_ok=True)
+        work = replace(work, folder=folder)
+    elif not (work.folder / "job.json").is_file():
         raise JobError(
             f"the job folder {work.folder} isn't there on this machine; choose one with --job "
-            "that all machines share"
+            "that all machines share, or a URL"
         )
-    if not work.plan.clip.path.exists():
+    if work.urls.clip is not None:
+        path = localise(work.urls.clip)
+        work = replace(work, plan=replace(work.plan, clip=replace(work.plan.clip, path=path)))
+    elif not work.plan.clip.path.exists():
         raise InputError(
             f"the clip {work.plan.clip.path} isn't there on this machine; it must lie where all see it"
         )

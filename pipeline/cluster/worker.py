@@ -23,7 +23,6 @@ import ray
 
 from ...errors import LdvidError, PackError
 from ..failure import FATAL, Policy, reason_of
-from ..ledger import Ledger
 from ..progress import Stopwatch
 from ..render import Loaded, Loader, Swapper, Writer, swapped_frames
 from ..work import Work, at_hand
@@ -167,19 +166,15 @@ class Write:
     def _write(self, ticket: Ticket, swapped: Loaded | None, watch: Stopwatch) -> None:
         assert swapped is not None
         writer = self.station.part(
-            ticket, "write", lambda work: Writer(work, watch, _ledger(work).segments_folder)
+            ticket, "write", lambda work: Writer(work, watch, work.ledger().segments_folder)
         )
         writer.watch = watch
         path = writer.write(swapped)
         work, frames = writer.work, swapped_frames(swapped)
         notes = swapped.notes if swapped.passed is None else {**swapped.notes, "passed": swapped.passed}
         with watch.time("ledger"):
-            _ledger(work).record(work.plan, swapped.segment, path, frames, **notes)
+            work.ledger().record(work.plan, swapped.segment, path, frames, **notes)
         self.station._ask("done", ticket, len(frames))
-
-
-def _ledger(work: Work) -> Ledger:
-    return Ledger(work.folder, work.digest)
 
 
 @contextlib.contextmanager

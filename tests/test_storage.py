@@ -180,6 +180,18 @@ def test_a_download_killed_in_the_middle_is_not_taken_for_whole(tmp_path: Path) 
     assert not list(cache.glob(".*.part"))
 
 
+def test_what_killed_downloads_left_goes_when_nobody_fetches(tmp_path: Path) -> None:
+    cache = tmp_path / "home/files"
+    left, going = (cache / f".{digit * 32}.part" for digit in "ab")
+    for part in (left, going):
+        part.mkdir(parents=True)
+        (part / "a.bin").write_bytes(b"12")
+    (cache / "locks").mkdir()
+    with FileLock(cache / "locks" / f"{'b' * 32}.lock"):
+        trim(cache, 10**9)
+    assert [p.exists() for p in (left, going)] == [False, True]
+
+
 def test_a_short_download_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.bin"
     file.write_bytes(b"12345")

@@ -167,6 +167,16 @@ def test_a_folder_goes_up_and_down_with_the_same_bytes(bucket: str, tmp_path: Pa
     assert held(localise(f"{bucket}/film/frames")) == {**FRAMES, "frame_003.png": b"better"}
 
 
+def test_what_others_write_is_seen(bucket: str, tmp_path: Path) -> None:
+    upload(folder_of(tmp_path / "frames"), f"{bucket}/frames", overwrite=False)
+    assert held(localise(f"{bucket}/frames")) == FRAMES
+    assert not exists(f"{bucket}/frames/more.png")
+    another = s3fs.S3FileSystem(skip_instance_cache=True)  # as of another machine
+    another.pipe(f"{bucket}/frames/more.png", b"more")
+    assert exists(f"{bucket}/frames/more.png")
+    assert held(localise(f"{bucket}/frames")) == {**FRAMES, "more.png": b"more"}
+
+
 def test_a_job_goes_to_the_store_and_back(bucket: str, tmp_path: Path) -> None:
     one, two = Mirror(f"{bucket}/job", tmp_path / "one"), Mirror(f"{bucket}/job", tmp_path / "two")
     folder_of(one.folder / "segments/000001")

@@ -93,7 +93,7 @@ def scan_folder(path: Path) -> ClipInfo:
     if not files:
         raise InputError(f"{path}: the folder holds no frames ({FORMATS} files){_instead(others)}")
     unread = Counter({suffix: n for suffix, n in others.items() if suffix in _UNREAD})
-    warnings = [f"{path}: {_counted(unread)} are passed over; frames are {FORMATS} files"] if unread else []
+    warnings = [f"{path}: {_counted(unread)} passed over; frames are {FORMATS} files"] if unread else []
     return _scan(path, files, (*warnings, *numbering_warnings(path, files)))
 
 

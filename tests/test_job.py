@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -343,6 +344,20 @@ def test_write_atomic_leaves_the_old_or_the_new(tmp_path: Path) -> None:
         write_atomic(tmp_path / "none/no.json", "x")
     write_atomic(file, "new")
     assert file.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_many_may_write_a_file_at_once_and_one_of_them_wins(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+
+    def write(number: int) -> None:
+        for _ in range(20):
+            write_atomic(file, str(number) * 10_000)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    text = file.read_text()
+    assert len(text) == 10_000 and len(set(text)) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 

@@ -10,8 +10,20 @@ from typing import Annotated, Literal
 
 import typer
 
-from .common import hush
-from .options import Debug, Overwrite, Quiet
+from .common import hush, ray_options
+from .options import (
+    Debug,
+    Executor,
+    GpuFraction,
+    Gpus,
+    OnError,
+    Overwrite,
+    Quiet,
+    RayAddress,
+    Retries,
+    TimeLimit,
+    Workers,
+)
 
 
 def render(
@@ -27,6 +39,14 @@ def render(
         Literal["auto", "cpu", "cuda"] | None,
         typer.Option(help="Where the networks run. Default: where the job was begun."),
     ] = None,
+    executor: Executor = "local",
+    ray_address: RayAddress = None,
+    gpus: Gpus = None,
+    gpu_fraction: GpuFraction = 1.0,
+    workers: Workers = None,
+    retries: Retries = 2,
+    time_limit: TimeLimit = None,
+    on_error: OnError = "fail",
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -35,13 +55,27 @@ def render(
 
     Only segments that are missing or whose part of the plan changed are rendered. The job folder is kept.
     """
+    from ..pipeline.failure import Policy
     from ..pipeline.progress import open_listener, print_summary
     from ..pipeline.resume import continue_job
 
     if not debug:
         hush()
     summary = continue_job(
-        job, output=output, overwrite=overwrite, device=device, listener=open_listener(quiet=quiet)
+        job,
+        output=output,
+        overwrite=overwrite,
+        device=device,
+        policy=Policy(retries, on_error, time_limit),
+        ray=ray_options(
+            executor,
+            address=ray_address,
+            gpus=gpus,
+            gpu_fraction=gpu_fraction,
+            workers=workers,
+            time_limit=time_limit,
+        ),
+        listener=open_listener(quiet=quiet),
     )
     if as_json:
         typer.echo(json.dumps(asdict(summary), default=str, ensure_ascii=False))

@@ -64,7 +64,11 @@ class Delivery:
         with staged(self.report) as record_part:
             if done:
                 tags = container_tags(self.pack) if swapped else {}
-                for message in join(plan.clip, [d.path for d in done], part, tags, overwrite=False):
+                # A job that goes with the output may share its files with it.
+                link = self.request.job is None and not self.request.keep_job
+                for message in join(
+                    plan.clip, [d.path for d in done], part, tags, overwrite=False, link=link
+                ):
                     self.warn(message)
             values = record(
                 identity=self.job.identity,

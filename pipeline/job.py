@@ -91,7 +91,7 @@ class Job:
         except OSError as error:
             raise OutputError(f"{folder}: the job folder can't be made: {error.strerror}") from error
         strangers = [p.name for p in folder.iterdir() if p.name != "lock" and not p.name.startswith(".")]
-        if strangers and not (folder / "job.json").is_file():
+        if strangers and mirror is None and not (folder / "job.json").is_file():
             raise JobError(
                 f"--job {folder}: it holds {strangers[0]} and is no job folder; choose another one"
             )

@@ -69,6 +69,9 @@ class Mirror:
             for name in sorted(wanted, key=lambda n: n in _TOP):
                 (part / name).replace(self.folder / name)
             sync_folder(self.folder / _SEGMENTS)
+            if "job.json" not in there:  # a folder with segments alone would be taken for somebody else's
+                with contextlib.suppress(OSError):
+                    (self.folder / _SEGMENTS).rmdir()
             sync_folder(self.folder)
         except OSError as error:
             raise OutputError(f"{self.folder}: can't be written: {error.strerror or error}") from error

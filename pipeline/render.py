@@ -93,7 +93,7 @@ class Loader(_Part):
             with self.watch.time("align"):
                 for stage, piece in zip(stages, pieces, strict=True):
                     piece.append(stage.process([frame]))
-            held += frame.rgb.nbytes
+            held += frame.rgb.nbytes + int(getattr(frame.native, "nbytes", frame.rgb.nbytes // 2))
             if held > KEEP_BYTES:
                 kept = None
             if kept is not None:

@@ -13,8 +13,11 @@ import pytest
 from ldvid.configs.settings import Settings
 from ldvid.pipeline import render
 from ldvid.pipeline.analyse import analyse
+from ldvid.pipeline.failure import Policy
 from ldvid.pipeline.job import Identity, Job
+from ldvid.pipeline.local import Renderer
 from ldvid.pipeline.progress import Silent, Stopwatch
+from ldvid.pipeline.work import Work
 from ldvid.stages.decode import probe
 from ldvid.stages.paste import PasteStage
 from ldvid.stages.records import Crops, SourceFace
@@ -61,7 +64,18 @@ def test_frames_go_through_one_by_one(
         identity = Identity("c", "0", None, None, "0", None, {}, "0", "p", "0", str(keep))
         with Job.open(tmp_path / str(keep), identity) as job:
             watch = Stopwatch()
-            renderer = render.Renderer(job, plan, settings, networks, faces[0], Silent(), watch, {})
+            work = Work(
+                plan=plan,
+                settings=settings,
+                source=faces[0],
+                digest=identity.digest(),
+                folder=job.folder,
+                template=pack.manifest.template_points(),
+                crop_size=pack.manifest.crop_size,
+                pack="starter",
+                pack_digest=pack.digest(),
+            )
+            renderer = Renderer(work, job.ledger, networks, Silent(), watch, Policy())
             (segment,) = plan.segments
             loaded = renderer.load(segment)
             assert len(loaded.frames) == (16 if keep else 0)

@@ -383,7 +383,13 @@ def round_trip(url: str, tmp_path: Path) -> None:
     fs.invalidate_cache()
     assert [k.removeprefix(f"{root}/") for k in fs.find(root)] == ["mine.txt"]
     second.pull()
-    assert listing(second.folder) == ["lock"]
+    assert [p.name for p in second.folder.iterdir()] == ["lock"]
+
+
+def test_a_job_can_begin_where_none_is_yet(tmp_path: Path) -> None:
+    mirror = Mirror("memory://jobs/new", tmp_path / "new")
+    mirror.pull()
+    assert list(mirror.folder.iterdir()) == []  # anything else would be taken for somebody else's folder
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])

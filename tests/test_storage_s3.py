@@ -180,12 +180,14 @@ def test_what_others_write_is_seen(bucket: str, tmp_path: Path) -> None:
 def test_a_job_goes_to_the_store_and_back(bucket: str, tmp_path: Path) -> None:
     one, two = Mirror(f"{bucket}/job", tmp_path / "one"), Mirror(f"{bucket}/job", tmp_path / "two")
     folder_of(one.folder / "segments/000001")
-    two.pull()  # of a job that isn't there yet
+    two.pull()
+    assert list(two.folder.iterdir()) == []  # a job that isn't there yet
     names = ["job.json", "plan.json", "segments/000000.mkv", "segments/000000.json", "segments/000001.json"]
     for name in names:
         (one.folder / name).write_text(name)
         one.push(name)
     one.push("segments/000001/")
+    (two.folder / "segments").mkdir()
     (two.folder / "segments/000004.json").write_text("left over")
     two.pull()
     files = sorted(str(p.relative_to(two.folder)) for p in two.folder.rglob("*") if p.is_file())

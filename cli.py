@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
+from .commands.batch import batch
 from .commands.evaluate import evaluate
 from .commands.jobs import jobs
 from .commands.packs import packs
@@ -45,6 +46,7 @@ def _root(
 
 
 app.command()(swap)
+app.command()(batch)
 app.command()(render)
 app.command()(jobs)
 app.command()(preview)

@@ -19,10 +19,10 @@ COLUMNS = ("clip", "source", "output", "start", "end", "source_face", "seed", "p
 
 # Files that a folder or a pattern may hold and that are taken as clips; one that is named is tried whatever
 # its name.
-VIDEOS = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .gif .mpg .mpeg .m2v .ts .mts .m2ts .vob .wmv .asf .flv .f4v .ogv .3gp "
-    ".3g2 .mxf .y4m .dv .apng".split()
-)
+VIDEOS = {
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts",
+    ".vob", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".3gp", ".3g2", ".mxf", ".y4m", ".dv", ".apng",
+}  # fmt: skip
 
 ParseTime = Callable[[str, str], float]
 
@@ -107,7 +107,7 @@ def _matches(pattern: str, skip: Path) -> tuple[list[Item], int]:
     outputs = _unless_around(skip, root)
     found: list[Item] = []
     others = 0
-    for name in sorted(glob.glob(pattern, recursive=True), key=natural_key):
+    for name in sorted(glob.glob(pattern, recursive=True), key=natural_key):  # noqa: PTH207 - ** as in shells
         path = Path(name)
         if _lies_in(path, outputs):
             continue

@@ -25,7 +25,7 @@ class _Count:
 
 
 class BatchProgress:
-    """Bars on a terminal, lines elsewhere, nothing if ``stream`` is None. Safe to use from several threads."""
+    """Bars on a terminal, lines elsewhere, nothing if ``stream`` is None. For several threads."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream

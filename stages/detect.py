@@ -8,6 +8,7 @@ whatever came before and however many threads OpenCV has.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from .swap.pack import Pack
 LONG_SIDE = 640  # of the picture the network sees: YuNet's best range, faces of about 12 to 350 px
 LARGE, SMALL_SIDE = 0.45, 256  # faces above this share of the long side are looked for at this size
 FINE_SIDE = 1280  # another look, only where there was nobody yet
+_LEVEL = threading.Lock()  # OpenCV's level of logging is the whole process's
 REFINED = 8  # faces per frame whose landmarks are measured a second time
 
 
@@ -200,9 +202,10 @@ def check_picture(rgb: U8) -> None:
 @contextmanager
 def _quiet_opencv() -> Iterator[None]:
     """OpenCV 5 warns that its new engine takes no target, which nobody set; errors still show."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)
+    with _LEVEL:
+        level = cv2.utils.logging.getLogLevel()
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+        try:
+            yield
+        finally:
+            cv2.utils.logging.setLogLevel(level)

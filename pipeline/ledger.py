@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,11 +93,17 @@ class Ledger:
         """Bring here the segments that a mirror's entries vouch for; nothing to do without one."""
         if self.mirror is None:
             return
+        reasons = [(p.name, p.read_bytes()) for p in self.segments_folder.glob("*.failed.json")]
         self.mirror.pull()
+        for name, text in reasons:  # they stay on the machine that found them
+            (self.segments_folder / name).write_bytes(text)
+        wanted = []
         for segment in plan.segments:
             found = self._read(segment)
             if found is not None and found["digest"] == plan.segment_digest(segment, self.identity):
-                self.mirror.fetch(f"segments/{found['file']}")
+                wanted.append(f"segments/{found['file']}")
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(self.mirror.fetch, wanted))
 
     def entry(self, plan: Plan, segment: Segment) -> Done | None:
         """What vouches for a segment: its entry, if it is what the plan asks for and the file is there with

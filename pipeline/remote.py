@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -13,7 +14,7 @@ from .files import remove
 from .picture import is_picture
 from .provenance import report_path
 from .request import Summary, SwapRequest, Urls
-from .storage import Mirror, exists, join_url, local_path, localise, shown, upload
+from .storage import Mirror, exists, filesystem, join_url, local_path, localise, shown, upload
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,10 @@ class Errand:
         assert self.output is not None
         folder, delivered = self.urls.output.rstrip("/").rpartition("/")[0], []
         for summary in summaries:
-            places = [join_url(folder, Path(p).name) for p in (summary.report, summary.output)]
-            for path, url in zip((summary.report, summary.output), places, strict=True):
-                upload(Path(path), url, overwrite=overwrite)
-            delivered.append(replace(summary, report=places[0], output=places[1]))
+            record, output = (join_url(folder, Path(p).name) for p in (summary.report, summary.output))
+            upload(Path(summary.report), record, overwrite=overwrite or _left_alone(record, output))
+            upload(Path(summary.output), output, overwrite=overwrite)
+            delivered.append(replace(summary, report=record, output=output))
         remove(self.output.parent)
         return delivered
 
@@ -83,26 +84,29 @@ def errand(
             folder, f"{PurePosixPath(name).stem}.swapped.mp4" if suffix else f"{name}.swapped"
         )
     if output_url is not None:
-        for url in (output_url, _record_url(output_url)):
-            if not overwrite and exists(url):
+        record = _record_url(output_url)
+        for url in (output_url, record):
+            if not overwrite and exists(url) and not (url == record and _left_alone(record, output_url)):
                 raise OutputExistsError(
                     f"{shown(url)} exists; give --overwrite to replace it, or another name with -o"
                 )
         digest = hashlib.sha256(output_url.encode()).hexdigest()[:16]
         output_here = home() / "outputs" / digest / PurePosixPath(output_url.rstrip("/")).name
         output_here.parent.mkdir(parents=True, exist_ok=True)
+    source_here = local_path(source)
+    clip_path = localise(clip) if clip_here is None else clip_here
+    source_path = localise(source) if source_here is None else source_here
     job_here = None if job is None else local_path(job)
     job_url = job if job is not None and job_here is None else None
-    if job_url is not None:
+    if job_url is not None:  # only now that the inputs are here: --restart deletes
         mirror = Mirror(job_url)
         if restart:
             mirror.remove()
         mirror.pull()
         job_here = mirror.folder
-    source_here = local_path(source)
     return Errand(
-        clip=localise(clip) if clip_here is None else clip_here,
-        source=localise(source) if source_here is None else source_here,
+        clip=clip_path,
+        source=source_path,
         output=output_here,
         job=job_here,
         urls=Urls(clip=clip if clip_here is None else None, output=output_url, job=job_url),
@@ -111,3 +115,15 @@ def errand(
 
 def _record_url(output: str) -> str:
     return f"{output.rstrip('/').rpartition('/')[0]}/{report_path(Path(output)).name}"
+
+
+def _left_alone(record: str, output: str) -> bool:
+    """Whether a record stands there without its output: a run was stopped between the two."""
+    if exists(output):
+        return False
+    fs, path = filesystem(record)
+    try:
+        made = json.loads(fs.cat_file(path))["output"]["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(made == PurePosixPath(output.rstrip("/")).name)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ldvid.errors import OutputExistsError
+from ldvid.pipeline.remote import Errand, errand
 
 server = pytest.importorskip("moto.server", reason="needs a local S3 server: pip install 'moto[server]'")
 boto3 = pytest.importorskip("boto3")
@@ -49,6 +51,15 @@ def bucket(environment: dict[str, str]) -> object:
         region_name="us-east-1",
     )
     return client.Bucket("films")
+
+
+def errand_to(key: str, environment: dict[str, str]) -> Errand:
+    """What the command does first, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        clip, face = (str(ROOT / "examples" / n) for n in ("clip.mp4", "face.png"))
+        return errand(clip, face, f"s3://films/{key}", None, overwrite=False, restart=False)
 
 
 def ldvid(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -104,6 +115,13 @@ def test_a_swap_from_and_to_a_store(store: tuple[dict[str, str], Path], tmp_path
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["segments_resumed"] == 2
     assert films.Object("out/b.mp4").get()["Body"].read() == made  # type: ignore[attr-defined]
+
+    # A run that was stopped between record and output may be given again; a stranger's file stays.
+    films.Object("out/b.mp4").delete()  # type: ignore[attr-defined]
+    assert errand_to("out/b.mp4", environment).output is not None
+    films.Object("out/c.mp4.json").put(Body=b"{}")  # type: ignore[attr-defined]
+    with pytest.raises(OutputExistsError, match=r"s3://films/out/c\.mp4\.json exists"):
+        errand_to("out/c.mp4", environment)
 
     missing = ldvid(environment, "swap", "s3://films/no.mp4", "-s", "s3://films/in/face.png", "-q")
     assert missing.returncode == 3 and "s3://films/no.mp4" in missing.stderr

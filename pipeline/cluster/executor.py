@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -24,8 +25,10 @@ from ..work import Work
 from .connect import Size, connected
 from .foreman import Busy, JobState
 from .pool import Pool, open_pool
+from .worker import Warm
 
 _SWAP = "swap-"  # the names of workers that swap begin so
+_SILENCE = 60.0  # seconds without a word of any worker, after which the user is told
 
 
 class RayExecutor:
@@ -37,6 +40,7 @@ class RayExecutor:
         self._guard = threading.Lock()
         self._size: Size | None = None
         self._pool: Pool | None = None
+        self._gpu: str | None = None
         self._loaded = Loaded()
 
     def __enter__(self) -> RayExecutor:
@@ -55,21 +59,26 @@ class RayExecutor:
                 self._size = self._stack.enter_context(
                     connected(self.options, name, cores, debug=self._debug)
                 )
-        if self._size.device == "cpu":
-            return compute_device("cpu", threads)
-        gpu = ray.remote(_gpu_name).options(num_gpus=self._size.gpus, num_cpus=0)
-        return str(ray.get(gpu.remote())), None
+            if self._size.device == "cuda" and self._gpu is None:
+                # Asked once: when the next job asks, the pool may have all GPUs.
+                gpu = ray.remote(_gpu_name).options(num_gpus=self._size.gpus, num_cpus=0)
+                self._gpu = str(ray.get(gpu.remote()))
+        return compute_device("cpu", threads) if self._gpu is None else (self._gpu, None)
 
     def networks(self, pack: Pack, device: str, dtype: str) -> Networks:
         """For this process: on its own GPU if it has one, whatever the workers have."""
         return self._loaded.networks(pack, "cpu" if device == "cpu" else "auto", dtype)
 
-    def pool(self) -> Pool:
+    def prepare(self, pack: str, digest: str, dtype: str) -> None:
+        """Start the workers, who load these networks while the driver looks at the clip."""
+        self.pool(Warm(pack, digest, dtype))
+
+    def pool(self, warm: Warm | None = None) -> Pool:
         """The workers, started when first asked for."""
         with self._guard:
             assert self._size is not None, "device() comes first"
             if self._pool is None:
-                self._pool = self._stack.enter_context(open_pool(self._size, self.policy))
+                self._pool = self._stack.enter_context(open_pool(self._size, self.policy, warm))
             return self._pool
 
     def render(
@@ -85,21 +94,28 @@ class RayExecutor:
         if not segments:
             return Rendering()
         pool, began = self.pool(), time.monotonic()
-        key = str(work.folder)
+        # A folder may come again in the life of a pool, with another plan: workers keep orders by this name.
+        key = f"{work.folder} {uuid.uuid4().hex[:8]}"
         pool.add(key, work, list(segments))
         swapped = written = 0
         state = JobState(0)
+        warned = False
         for state in pool.watch(key):
-            if work.plan.sources:
+            if work.plan.sources and state.swapped > swapped:  # a try that failed takes its frames back
                 listener.advance("swap", state.swapped - swapped)
+                swapped = state.swapped
             listener.advance("encode", state.written - written)
-            swapped, written = state.swapped, state.written
+            written = state.written
+            if state.silence > _SILENCE and not warned:
+                listener.warn(f"no worker has been heard of for {state.silence:.0f} s: {pool.missing()}")
+            warned = state.silence > _SILENCE
+        busy = pool.forget(key)
         for failure in state.passed:
             listener.warn(f"{failure.text()}; the original is passed through")
         if (failed := state.failed) is not None:
             ledger.record_failure(failed.segment, failed.stage, failed.frame, failed.reason, failed.attempts)
             raise failed.error()
-        return self._rendering(pool.busy(), time.monotonic() - began, state, watch)
+        return self._rendering(busy, time.monotonic() - began, state, watch)
 
     def _rendering(self, busy: dict[str, Busy], took: float, state: JobState, watch: Stopwatch) -> Rendering:
         """What the workers were busy with. The swap's share counts from its first segment to its last."""

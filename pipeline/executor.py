@@ -44,6 +44,11 @@ class Executor(Protocol):
         """What the swap computes on (``compute_device``), for ``auto``, ``cpu`` or ``cuda``."""
         ...
 
+    def prepare(self, pack: str, digest: str, dtype: str) -> None:
+        """Segments of jobs with this pack (name or folder) and precision will come: workers may be started.
+        After ``device``; returns at once."""
+        ...
+
     def networks(self, pack: Pack, device: str, dtype: str) -> Networks:
         """The networks that this process looks at the source and the clip with."""
         ...
@@ -87,6 +92,9 @@ class LocalExecutor:
     def device(self, name: str, threads: int | None) -> tuple[str, int | None]:
         """As ``compute_device``."""
         return compute_device(name, threads)
+
+    def prepare(self, pack: str, digest: str, dtype: str) -> None:
+        """Nothing: this process loads the networks for the analysis already."""
 
     def networks(self, pack: Pack, device: str, dtype: str) -> Networks:
         """As ``Networks.load``, once."""

@@ -75,6 +75,8 @@ class _Run:
         self.job_folder = (
             request.job if request.job is not None else self.output.with_name(f"{self.output.name}.ldvid-job")
         )
+        folder = request.pack_folder
+        self._pack_name = request.settings.pack if folder is None else str(folder)
         self.resumable = False
         self.placing: Placing | None = None  # of an earlier run that was killed in its last moment
 
@@ -130,7 +132,7 @@ class _Run:
         check_replaced(self.output, info.files)
         options = EncodeOptions.from_settings(settings, info)
         check_container(self.output, options.codec if info.kind == "video" else None)
-        pack = open_pack(settings.pack if request.pack_folder is None else str(request.pack_folder))
+        pack = open_pack(self._pack_name)
         device, threads = self.executor.device(request.device, request.threads)
         identity = Identity(
             clip=str(request.clip),
@@ -175,6 +177,7 @@ class _Run:
             return summary
         build_terms(self.settings.guidance)  # refused now, not after the analysis
         plan = job.load_plan()
+        self.executor.prepare(self._pack_name, pack.digest(), self.settings.dtype)
         with self.watch.time("load"):
             networks = self.executor.networks(pack, self.request.device, self.settings.dtype)
             source = self._source(pack, networks)
@@ -290,7 +293,7 @@ class _Run:
             folder=job.folder,
             template=pack.manifest.template_points(),
             crop_size=pack.manifest.crop_size,
-            pack=self.settings.pack if self.request.pack_folder is None else str(self.request.pack_folder),
+            pack=self._pack_name,
             pack_digest=pack.digest(),
             tags=container_tags(pack),
             threads=job.identity.threads,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -55,8 +58,6 @@ def connected(options: RayOptions, device: str, threads: int | None, *, debug: b
 
 def _start(address: str | None, options: RayOptions, threads: int | None, *, debug: bool) -> None:
     given: dict[str, Any] = {"log_to_driver": debug, "include_dashboard": options.dashboard}
-    if not debug:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ half writes to our stderr
     given["logging_level"] = logging.INFO if debug else logging.ERROR
     if address is None:
         cores = os.cpu_count() or 1
@@ -67,7 +68,8 @@ def _start(address: str | None, options: RayOptions, threads: int | None, *, deb
         given["address"] = address
         del given["include_dashboard"]
     try:
-        ray.init(**given)
+        with contextlib.nullcontext() if debug else _hushed():
+            ray.init(**given)
     except Exception as error:
         text = " ".join(str(error).split())
         if address is None:
@@ -76,6 +78,26 @@ def _start(address: str | None, options: RayOptions, threads: int | None, *, deb
             f"--ray-address {address}: no Ray cluster answers there: {text}; give the address "
             "'ray start --head' printed, or leave the flag away to start one here"
         ) from error
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Ray says nothing on our terminal: what matters of it is in the errors and in the summary.
+
+    Its Python half prints to stdout what it hears of workers that died, with ``log_to_driver`` or without;
+    its C++ half writes errors to stderr, unless its level is set, and then it writes that its level is set.
+    """
+    ray._private.worker._worker_logs_enabled = False
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _size(options: RayOptions, device: str, threads: int | None) -> Size:

@@ -1,12 +1,13 @@
 """The feed: a Ray Data source that asks the foreman for tickets until there are no more.
 
 One read task beside the driver, which costs no CPU while it waits. Its rows are a few hundred bytes
-and thus stay with the driver: they are never lost with a machine, and the task is never run again,
-which would hand out other tickets.
+and thus stay with the driver: they are never lost with a machine. Should its process die, Ray runs the task
+again from its first row; so tickets are asked for by number.
 """
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from collections.abc import Iterator
 from typing import Any
@@ -34,7 +35,9 @@ class Feed(Datasource):
         foreman = self._foreman
 
         def read() -> Iterator[pa.Table]:
-            while (ticket := ray.get(foreman.take.remote())) is not None:
+            for number in itertools.count():
+                if (ticket := ray.get(foreman.take.remote(number))) is None:
+                    return
                 yield table(pickle.dumps(ticket), None)
 
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)

@@ -4,6 +4,8 @@ One per pool, an actor on the driver's machine. It gives out *tickets*, one per 
 number is out at a time, which bounds what waits between the stages. Jobs take turns, so that a short
 clip is not behind a long one. A ticket is current until its segment is done or has failed; whatever
 a worker says of an older one (a task that Ray ran again after its machine was lost) is ignored.
+When a job has failed, what is being swapped or written still ends, as its work is worth keeping; the rest
+is called back.
 
 No Ray in here: it is plain asyncio, and tested as that.
 """
@@ -13,16 +15,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...stages.records import Segment
 from ..failure import Policy, SegmentFailure
 
+_DEATH = "its worker died (killed, out of memory or crashed)"
+
 
 @dataclass(frozen=True)
 class Ticket:
-    """One try at one segment. ``passed`` says why its original is to be passed through, if it is."""
+    """One try at one segment. ``number`` counts all tickets of the foreman, from 0. ``passed`` says why the
+    segment's original is to be passed through, if it is."""
 
     job: str
     segment: Segment
@@ -32,19 +37,18 @@ class Ticket:
 
 @dataclass
 class _Out:
-    """A ticket that is out: how often each stage began and ended, and when it began last."""
+    """A ticket that is out: the stages that a worker is at with it, and the frames swapped so far."""
 
     ticket: Ticket
-    began: dict[str, int] = field(default_factory=dict)
-    ended: dict[str, int] = field(default_factory=dict)
-    since: dict[str, float] = field(default_factory=dict)
+    running: dict[str, bool] = field(default_factory=dict)
     swapped: int = 0
 
 
 @dataclass
 class JobState:
     """What the driver is told of a job: frames ``swapped`` and ``written`` in this run, segments done
-    and failed, what was passed through."""
+    and failed, what was passed through, and for how many seconds no worker has been heard of, whatever
+    the job."""
 
     total: int
     swapped: int = 0
@@ -55,11 +59,13 @@ class JobState:
     passed: list[SegmentFailure] = field(default_factory=list)
     retried: list[SegmentFailure] = field(default_factory=list)
     over: bool = False
+    silence: float = 0.0
 
 
 @dataclass
 class Busy:
-    """A worker's seconds by stage, the frames it swapped, where and on what it runs."""
+    """A worker's seconds by stage, the frames it swapped, where and on what it runs, and when it was at it
+    first and last (loading the networks is before that)."""
 
     node: str
     device: str
@@ -77,6 +83,7 @@ class _Job:
     state: JobState
     tries: dict[int, int] = field(default_factory=dict)
     swapped: int = 0
+    busy: dict[str, Busy] = field(default_factory=dict)
 
 
 class Foreman:
@@ -87,8 +94,8 @@ class Foreman:
         self._jobs: dict[str, _Job] = {}
         self._turn: deque[str] = deque()
         self._out: dict[tuple[str, int], _Out] = {}
-        self._busy: dict[str, Busy] = {}
         self._numbers = 0
+        self._heard = time.monotonic()
         self._closed = False
         self._changed = asyncio.Condition()
 
@@ -110,22 +117,31 @@ class Foreman:
             self._closed = True
             self._changed.notify_all()
 
-    async def states(self) -> dict[str, JobState]:
-        """Of all jobs."""
-        for key, job in self._jobs.items():
-            now = sum(o.swapped for (k, _), o in self._out.items() if k == key)
-            job.state.swapped = job.swapped + now
-        return {key: job.state for key, job in self._jobs.items()}
+    async def state(self, job: str) -> JobState:
+        """How far a job is."""
+        found = self._jobs[job]
+        now = sum(o.swapped for (key, _), o in self._out.items() if key == job)
+        silence = time.monotonic() - self._heard
+        return replace(found.state, swapped=found.swapped + now, silence=silence)
 
-    async def busy(self) -> dict[str, Busy]:
-        """Seconds and frames by worker."""
-        return self._busy
+    async def forget(self, job: str) -> dict[str, Busy]:
+        """Seconds and frames of a job by worker; from here on it is unknown.
+
+        What a task that Ray believed lost may still say of it is ignored."""
+        return self._jobs.pop(job).busy
 
     # the feed's side
 
-    async def take(self) -> Ticket | None:
-        """The next ticket, as soon as one may be out; None when there will be no more."""
+    async def take(self, number: int) -> Ticket | None:
+        """The ticket of that number, as soon as it may be out; None when there will be no more.
+
+        A feed that died and was started anew asks for the same ones again and gets them; those that are
+        over by now are stale, as all are that nobody knows.
+        """
         async with self._changed:
+            if number < self._numbers:
+                again = (o.ticket for o in self._out.values() if o.ticket.number == number)
+                return next(again, Ticket("", Segment(0, 0, 0, 0), number))
             while True:
                 if len(self._out) < self.window and (ticket := self._next()) is not None:
                     self._out[ticket.job, ticket.segment.index] = _Out(ticket)
@@ -136,12 +152,15 @@ class Foreman:
 
     def _next(self) -> Ticket | None:
         for _ in range(len(self._turn)):
-            key = self._turn[0]
-            self._turn.rotate(-1)
-            if waiting := self._jobs[key].waiting:
-                segment, passed = waiting.popleft()
+            key = self._turn.popleft()
+            if (job := self._jobs.get(key)) is None:
+                continue
+            self._turn.append(key)
+            if job.waiting:
+                segment, passed = job.waiting.popleft()
+                ticket = Ticket(key, segment, self._numbers, passed)
                 self._numbers += 1
-                return Ticket(key, segment, self._numbers, passed)
+                return ticket
         return None
 
     # the workers' side
@@ -155,32 +174,32 @@ class Foreman:
         return out if out is not None and out.ticket.number == ticket.number else None
 
     async def begin(self, ticket: Ticket, stage: str) -> bool:
-        """Whether to work on it: not if it is stale, or if it has cost too many workers their lives."""
+        """Whether to work on it: not if it is stale, of a job that failed meanwhile, or if it has cost too
+        many workers their lives."""
         async with self._changed:
+            self._heard = time.monotonic()
             if (out := self._current(ticket)) is None:
                 return False
-            now = time.monotonic()
-            begun = out.began.get(stage, 0)
-            if begun > out.ended.get(stage, 0):  # a worker began it and was never heard of again
-                out.began[stage] = begun - 1
-                why = self._death(now - out.since[stage])
+            job = self._jobs[ticket.job]
+            if out.running.get(stage):  # a worker began it and was never heard of again
                 if (tries := self._count(ticket)) > self.policy.retries:
-                    self._fail(ticket, stage, None, "JobError", why, False)
+                    self._fail(ticket, stage, None, "JobError", _DEATH, False)
                     return False
-                failure = SegmentFailure(ticket.segment, stage, None, "JobError", why, tries)
-                self._jobs[ticket.job].state.retried.append(failure)
-            out.began[stage] = out.began.get(stage, 0) + 1
-            out.since[stage] = now
+                job.state.retried.append(
+                    SegmentFailure(ticket.segment, stage, None, "JobError", _DEATH, tries)
+                )
+            if job.state.failed is not None and stage != "write":
+                del self._out[ticket.job, ticket.segment.index]
+                self._settle(job, ticket.job)
+                return False
+            out.running[stage] = True
+            if stage == "swap":
+                out.swapped = 0
             return True
-
-    def _death(self, seconds: float) -> str:
-        limit = self.policy.time_limit
-        if limit is not None and seconds >= limit:
-            return f"took longer than --time-limit {limit:g} s"
-        return "its worker died (killed, out of memory or crashed)"
 
     async def progress(self, ticket: Ticket, frames: int) -> None:
         """So many frames more of it are swapped."""
+        self._heard = time.monotonic()
         if (out := self._current(ticket)) is not None:
             out.swapped += frames
 
@@ -194,18 +213,21 @@ class Foreman:
         frames: int,
     ) -> None:
         """A stage is through: who did it (a name, node and device), in how many seconds of which kind."""
-        now = time.monotonic()
-        busy = self._busy.setdefault(worker, Busy(*at, first=now - sum(seconds.values())))
-        busy.last = now
-        busy.frames += frames
-        for kind, took in seconds.items():
-            busy.seconds[kind] = busy.seconds.get(kind, 0.0) + took
+        now = self._heard = time.monotonic()
+        if (job := self._jobs.get(ticket.job)) is not None:
+            took = sum(seconds.values()) - seconds.get("load", 0.0)
+            busy = job.busy.setdefault(worker, Busy(*at, first=now - took))
+            busy.last = now
+            busy.frames += frames
+            for kind, more in seconds.items():
+                busy.seconds[kind] = busy.seconds.get(kind, 0.0) + more
         if (out := self._current(ticket)) is not None:
-            out.ended[stage] = out.ended.get(stage, 0) + 1
+            out.running[stage] = False
 
     async def done(self, ticket: Ticket, swapped: int) -> None:
         """Its segment is in the ledger; ``swapped`` faces of it were."""
         async with self._changed:
+            self._heard = time.monotonic()
             if self._current(ticket) is None:
                 return
             del self._out[ticket.job, ticket.segment.index]
@@ -220,6 +242,7 @@ class Foreman:
     ) -> None:
         """A stage of it raised. ``frame`` counts the job's frames; ``fatal``: no use in trying again."""
         async with self._changed:
+            self._heard = time.monotonic()
             if self._current(ticket) is not None:
                 if not fatal:
                     self._count(ticket)

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...errors import JobError
@@ -31,7 +31,7 @@ from ..work import Work
 from .connect import Size
 from .feed import Feed
 from .foreman import Busy, Foreman, JobState
-from .worker import Load, Station, Swap, Write
+from .worker import Load, Station, Swap, Warm, Write
 
 _POLL = 0.2  # seconds between two looks at the foreman
 _APART = 2**20  # bytes: steps that ask for different things are not run in one process
@@ -41,8 +41,8 @@ _PATIENCE = 10.0  # seconds that an execution gets to break off
 class Pool:
     """Workers that render segments of jobs; use ``open_pool``."""
 
-    def __init__(self, size: Size, policy: Policy) -> None:
-        self.size = size
+    def __init__(self, size: Size, policy: Policy, warm: Warm | None = None) -> None:
+        self.size, self._warm = size, warm
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         foreman = ray.remote(Foreman).options(
             num_cpus=0, scheduling_strategy=here, max_concurrency=10_000, get_if_exists=False
@@ -50,6 +50,7 @@ class Pool:
         # Two segments a worker (one at work, one at hand), one being loaded and one being written.
         self._foreman: Any = foreman.remote(4 * size.workers + 2, policy)
         self._broken: BaseException | None = None
+        self._ended = threading.Event()
         self._dataset = self._plan(Station(self._foreman, policy), here)
         self._thread = threading.Thread(target=self._drive, name="ldvid-ray", daemon=True)
         self._thread.start()
@@ -79,7 +80,7 @@ class Pool:
                 )
                 .map_batches(
                     Swap,
-                    fn_constructor_args=(station, size.device),
+                    fn_constructor_args=(station, size.device, self._warm),
                     compute=ActorPoolStrategy(size=size.workers, max_tasks_in_flight_per_actor=2),
                     batch_size=None,
                     batch_format="pyarrow",
@@ -95,41 +96,58 @@ class Pool:
                 pass
         except BaseException as error:
             self._broken = error
+        finally:
+            self._ended.set()
 
     def add(self, key: str, work: Work, segments: list[Segment]) -> None:
         """Have these segments of a job rendered; ``key`` is its name from here on."""
         reference = ray.put(work)
-        ray.get(self._foreman.add.remote(key, [reference], segments, work.plan.clip.first_frame))
+        self._ask("add", key, [reference], segments, work.plan.clip.first_frame)
 
-    def states(self) -> dict[str, JobState]:
-        """How far every job is.
+    def watch(self, key: str) -> Iterator[JobState]:
+        """A job's state again and again until it is over, that one included.
 
         Raises:
             JobError: the execution itself broke down.
         """
-        if self._broken is not None:
-            text = " ".join(str(self._broken).split())[:500]
-            raise JobError(f"Ray gave up: {type(self._broken).__name__}: {text}") from self._broken
-        states: dict[str, JobState] = ray.get(self._foreman.states.remote())
-        return states
-
-    def watch(self, key: str) -> Iterator[JobState]:
-        """A job's state again and again until it is over, that one included."""
         while True:
-            state = self.states()[key]
+            state: JobState = self._ask("state", key)
             yield state
             if state.over:
                 return
-            time.sleep(_POLL)
+            if not self._ended.wait(_POLL):
+                continue
+            if not self._ask("state", key).over:
+                raise self._breakdown(self._broken)
 
-    def busy(self) -> dict[str, Busy]:
-        """Seconds by worker."""
-        busy: dict[str, Busy] = ray.get(self._foreman.busy.remote())
+    def forget(self, key: str) -> dict[str, Busy]:
+        """A job that is over: seconds by worker."""
+        busy: dict[str, Busy] = self._ask("forget", key)
         return busy
+
+    def missing(self) -> str:
+        """What the cluster has free, and what the pool needs: for when nothing moves."""
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        size, kinds = self.size, {"CPU": self.size.cpus, "GPU": self.size.gpus}
+        each = " and ".join(f"{n:g} {kind}{'s' * (n > 1)}" for kind, n in kinds.items() if n)
+        there = " and ".join(f"{free.get(kind, 0):g} {kind}s" for kind, n in kinds.items() if n)
+        return f"{size.workers} workers of {each} were asked for, {there} are free on the cluster"
+
+    def _ask(self, method: str, *values: Any) -> Any:
+        try:
+            return ray.get(getattr(self._foreman, method).remote(*values))
+        except RayError as error:
+            raise self._breakdown(self._broken or error) from error
+
+    def _breakdown(self, error: BaseException | None) -> JobError:
+        """Ray's own words: the last line of its error says what it was."""
+        lines = [" ".join(line.split()) for line in str(error or "").splitlines() if line.strip()]
+        kind = type(error).__name__ if error is not None else "it ended early"
+        return JobError(f"Ray gave up: {kind}: {lines[-1][:300] if lines else 'no reason given'}")
 
     def close(self) -> None:
         """Let what is out end, then the execution."""
-        ray.get(self._foreman.close.remote())
+        self._ask("close")
         self._thread.join()
         ray.kill(self._foreman)
 
@@ -140,11 +158,11 @@ class Pool:
 
 
 @contextmanager
-def open_pool(size: Size, policy: Policy) -> Iterator[Pool]:
-    """A pool; whatever goes wrong, nothing of it stays on the cluster."""
+def open_pool(size: Size, policy: Policy, warm: Warm | None = None) -> Iterator[Pool]:
+    """A pool; its workers load ``warm`` at once. Whatever goes wrong, nothing of it stays on the cluster."""
     for name in ("ray.data", "ray.data._internal"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    pool = Pool(size, policy)
+    pool = Pool(size, policy, warm)
     try:
         yield pool
     except BaseException:

@@ -3,18 +3,18 @@
 Each takes a row (a ticket, and the segment so far), works, tells the foreman, and hands the row on; a
 row without a payload is passed along untouched. Nothing raises into Ray: what a stage raises is
 reported, and the foreman decides. What kills the process is Ray's to notice: it runs the task again,
-and the foreman counts.
+and the foreman counts. What takes too long ends its own process, for a call that hangs in C can't be ended
+otherwise.
 """
 
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import os
 import pickle
 import socket
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from ..render import Loaded, Loader, Swapper, Writer, swapped_frames
 from ..work import Work, at_hand
 from .feed import table
 from .foreman import Ticket
+from .limit import limited, unlimited
 
 _KEPT = 8  # jobs whose readers and source stay open in a process
 _orders: OrderedDict[str, Work] = OrderedDict()
@@ -53,11 +54,11 @@ class Station:
         watch, handed = Stopwatch(), None
         broken = False
         try:
-            with _limited(self.policy.time_limit):
+            with limited(self.policy.time_limit, lambda: self._too_long(ticket, stage)):
                 handed = work(ticket, None if so_far is None else pickle.loads(so_far), watch)
         except Exception as error:
             part = _parts.get((ticket.job, stage))
-            at, frame = (getattr(part, "stage", "") or stage, getattr(part, "frame", None))
+            at, frame = _whereabouts(part, stage)
             fatal = isinstance(error, FATAL) or (isinstance(error, LdvidError) and part is None)
             self._ask("failed", ticket, at, frame, type(error).__name__, reason_of(error), fatal)
             _parts.pop((ticket.job, stage), None)
@@ -71,6 +72,11 @@ class Station:
         return table(
             pickled, None if handed is None else pickle.dumps(handed, protocol=4)
         )  # 5's arrays could not be written to
+
+    def _too_long(self, ticket: Ticket, stage: str) -> None:
+        at, frame = _whereabouts(_parts.get((ticket.job, stage)), stage)
+        why = f"took longer than --time-limit {self.policy.time_limit:g} s"
+        self._ask("failed", ticket, at, frame, "JobError", why, False)
 
     def _ask(self, method: str, *values: Any) -> Any:
         return ray.get(getattr(self.foreman, method).remote(*values))
@@ -112,12 +118,24 @@ class Load:
         return loaded
 
 
+@dataclass(frozen=True)
+class Warm:
+    """Networks that a worker can load before it has work: pack (name or folder), digest and precision."""
+
+    pack: str
+    digest: str
+    dtype: str
+
+
 class Swap:
     """Crops → swapped crops. One process holds the networks of the last packs it met."""
 
-    def __init__(self, station: Station, device: str) -> None:
+    def __init__(self, station: Station, device: str, warm: Warm | None = None) -> None:
         self.station, self.device = station, device
         self._networks: OrderedDict[tuple[str, str], Any] = OrderedDict()
+        if warm is not None:
+            with contextlib.suppress(Exception):  # the first segment meets it again, and says it
+                self._loaded(warm, Stopwatch())
 
     def __call__(self, row: pa.Table) -> pa.Table:
         return self.station.run(row, "swap", self._swap)
@@ -136,19 +154,20 @@ class Swap:
 
         if self.device == "cpu" and work.threads is not None:
             torch.set_num_threads(work.threads)
-        return Swapper(work, self._loaded(work, watch), watch)
+        warm = Warm(work.pack, work.pack_digest, work.settings.dtype)
+        return Swapper(work, self._loaded(warm, watch), watch)
 
-    def _loaded(self, work: Work, watch: Stopwatch) -> Any:
+    def _loaded(self, warm: Warm, watch: Stopwatch) -> Any:
         from ...stages.swap.networks import Networks
         from ..pack_at_hand import pack_at_hand
 
-        key = (work.pack_digest, work.settings.dtype)
+        key = (warm.digest, warm.dtype)
         if key not in self._networks:
-            with watch.time("load"):
-                pack = pack_at_hand(work.pack)
-                if pack.digest() != work.pack_digest:
-                    raise PackError(f"pack {work.pack} is another one on this machine: its files differ")
-                self._networks[key] = Networks.load(pack, self.device, work.settings.dtype)
+            with watch.time("load"), unlimited():
+                pack = pack_at_hand(warm.pack)
+                if pack.digest() != warm.digest:
+                    raise PackError(f"pack {warm.pack} is another one on this machine: its files differ")
+                self._networks[key] = Networks.load(pack, self.device, warm.dtype)
             while len(self._networks) > 2:
                 self._networks.popitem(last=False)
         return self._networks[key]
@@ -177,17 +196,9 @@ class Write:
         self.station._ask("done", ticket, len(frames))
 
 
-@contextlib.contextmanager
-def _limited(seconds: float | None) -> Iterator[None]:
-    """Ends the process if the block takes longer: a call that hangs in C can't be ended otherwise."""
-    if seconds is None:
-        yield
-        return
-    faulthandler.dump_traceback_later(seconds, exit=True, file=2)
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+def _whereabouts(part: Any, stage: str) -> tuple[str, int | None]:
+    """The stage and the frame that a Loader, Swapper or Writer is at, if there is one."""
+    return getattr(part, "stage", "") or stage, getattr(part, "frame", None)
 
 
 def _spoils_the_process(error: BaseException) -> bool:

@@ -1,6 +1,6 @@
 """A longer clip out of a short one, for benchmarks: its frames back and forth, at any size.
 
-    python benchmarks/long_clip.py OUT.mp4 [--seconds 10] [--width 1280 --height 720] [--clip CLIP]
+python benchmarks/long_clip.py OUT.mp4 [--seconds 10] [--width 1280 --height 720] [--clip CLIP]
 """
 
 from __future__ import annotations

@@ -88,8 +88,18 @@ def measure(args: argparse.Namespace, workers: int, clip: Path, folder: Path) ->
 def in_process(row: int, args: argparse.Namespace, clip: Path) -> dict[str, Any]:
     """The same in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="ldvid-scaling-") as folder:
-        given = [a for a in sys.argv[1:]]
-        command = [sys.executable, __file__, *given, "--row", str(row), "--clip", str(clip), "--folder", folder]
+        given = list(sys.argv[1:])
+        command = [
+            sys.executable,
+            __file__,
+            *given,
+            "--row",
+            str(row),
+            "--clip",
+            str(clip),
+            "--folder",
+            folder,
+        ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{row} workers: the run failed")
@@ -144,7 +154,12 @@ def main() -> None:
     if len({r["sha256"] for r in rows}) != 1:
         raise SystemExit("the outputs differ")
     if args.json is not None:
-        facts = {"machine": platform.platform(), "cpus": os.cpu_count(), "command": sys.argv[1:], "rows": rows}
+        facts = {
+            "machine": platform.platform(),
+            "cpus": os.cpu_count(),
+            "command": sys.argv[1:],
+            "rows": rows,
+        }
         args.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,0 +1,497 @@
+"""``ldvid batch``: lists, names of outputs, failures, resume, a cluster shared by long and short clips."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ldvid.cli import main
+from ldvid.commands.common import parse_time
+from ldvid.configs import load_settings
+from ldvid.errors import InputError, OutputExistsError, SettingsError
+from ldvid.pipeline.batch_list import Item, read_items
+from ldvid.pipeline.batch_places import Hashes, differences, job_path, output_paths, read_record
+from ldvid.pipeline.batch_report import Record, Result, exit_code
+from ldvid.pipeline.files import sha256_of
+from ldvid.pipeline.request import SwapRequest
+from ldvid.stages.swap.pack import Pack
+
+SMALL = [
+    "--set", "steps=1", "--set", "segment_frames=2", "--set", "keyframe_interval=2", "--set", "batch=2",
+    "--set", "guidance=[]", "--device", "cpu", "--threads", "1",
+]  # fmt: skip
+
+
+def items(*given: str | Path, skip: Path) -> list[Item]:
+    return read_items([str(g) for g in given], parse_time, skip=skip)[0]
+
+
+def touch(folder: Path, *names: str) -> None:
+    """Files of no content: lists look at names alone."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+# lists
+
+
+def test_a_list_names_clips_and_what_is_special_about_each(tmp_path: Path) -> None:
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    (folder / "all.csv").write_text(
+        "\ufeffclip, Source ,output,start,end,source_face,seed,preset\n"
+        "a.mp4,face.png,sub/x.mkv,0:01,00:00:02.5,2,7,fast\n"
+        "\n"
+        '"b, the second.mov",,,,,,,\n'
+        "/elsewhere/c.mp4\n",
+        encoding="utf-8",
+    )
+    first, second, third = items(folder / "all.csv", skip=tmp_path / "out")
+    assert (first.clip, first.source) == (folder / "a.mp4", folder / "face.png")
+    assert (first.start, first.end, first.source_face, first.seed) == (1.0, 2.5, 2, 7)
+    assert (first.output, first.preset) == ("sub/x.mkv", "fast")
+    assert second == Item(folder / "b, the second.mov", root=folder, where=second.where)
+    assert third.clip == Path("/elsewhere/c.mp4")
+    assert [item.where for item in (first, second, third)] == [
+        f"{folder / 'all.csv'}: line {n}" for n in (2, 4, 5)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("clip,sauce\na.mp4,b\n", r"line 1: sauce is not known; the columns are: clip, source, output"),
+        ("source\na.png\n", "no column clip"),
+        ("clip,seed,seed\na.mp4,1,2\n", "column seed is there twice"),
+        ("clip,seed\na.mp4,1\nb.mp4,x\n", "line 3, column seed: x is no whole number from 0"),
+        ("clip,source_face\na.mp4,0\n", "line 2, column source_face: 0 is no whole number from 1"),
+        ("clip,start\na.mp4,1:99\n", "line 2, start 1:99: not a time"),
+        ("clip,seed\n,1\n", "line 2, column clip: is empty"),
+        ("clip,seed\na.mp4,1,2\n", "line 2: has more cells"),
+    ],
+)
+def test_a_list_that_makes_no_sense_is_refused_by_line_and_column(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(SettingsError, match=said):
+        items(tmp_path / "list.csv", skip=tmp_path / "out")
+
+
+@pytest.mark.parametrize("given", ["gone.csv", "nothing-*.mp4"])
+def test_a_list_or_pattern_that_stands_for_nothing_is_refused(tmp_path: Path, given: str) -> None:
+    with pytest.raises(InputError, match=given.replace("*", r"\*")):
+        items(tmp_path / given, skip=tmp_path / "out")
+
+
+def test_folders_and_patterns(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "takes/a10.mp4",
+        "takes/a9.mov",
+        "takes/day1/a.mp4",
+        "takes/day1/thumb.png",
+        "takes/notes.txt",
+    )
+    touch(tmp_path, "takes/shot/0001.png", "takes/shot/0002.png", "takes/out/a10.mp4", "takes/.old/b.mp4")
+    takes, out = tmp_path / "takes", tmp_path / "takes/out"
+
+    def names(*given: str | Path) -> list[str]:
+        return [item.clip.relative_to(takes).as_posix() for item in items(*given, skip=out)]
+
+    assert names(takes) == ["a9.mov", "a10.mp4"]  # a folder of videos: each of them
+    assert names(takes / "day1") == ["day1/a.mp4"]  # pictures beside videos are not frames
+    assert names(takes / "shot") == ["shot"]  # a folder of frames: one clip
+    assert names(f"{takes}/**/*.mp4") == ["a10.mp4", "day1/a.mp4"]  # what the last run made is no clip
+    assert names(f"{takes}/*") == ["a9.mov", "a10.mp4", "day1/a.mp4", "shot"]
+    assert names(takes / "a9.mov", f"{takes}/*.mov", takes) == ["a9.mov", "a10.mp4"]  # each once
+    assert names(takes / "notes.txt", takes / "gone.mp4") == ["notes.txt", "gone.mp4"]  # named: tried
+    assert read_items([f"{takes}/*"], parse_time, skip=out)[1] == ["passed over: 1 that are no clips"]
+    assert [i.clip.name for i in items(f"{out}/*.mp4", skip=out)] == ["a10.mp4"]  # asked for: meant
+
+
+# outputs
+
+
+def test_outputs_are_called_like_the_clips(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "takes/a.mov",
+        "takes/day1/b.mp4",
+        "takes/day2/b.mp4",
+        "takes/shot/1.png",
+        "takes/day2/c.mkv",
+    )
+    found = items(f"{tmp_path}/takes/**", skip=tmp_path / "out")
+    paths = output_paths(found, tmp_path / "out", [])
+    assert {item.clip.relative_to(tmp_path).as_posix(): p.relative_to(tmp_path / "out").as_posix()
+            for item, p in zip(found, paths, strict=True)} == {
+        "takes/a.mov": "a.mp4",
+        "takes/day1/b.mp4": "day1/b.mp4",
+        "takes/day2/b.mp4": "day2/b.mp4",
+        "takes/shot": "shot",
+        "takes/day2/c.mkv": "c.mp4",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("clips", "out", "said"),
+    [
+        (["a.mov", "a.mp4"], "out", "would be made of it and of .*a.mov"),
+        (["batch/1.png"], "out", "the batch's own record"),
+        (["a.mp4"], ".", "would replace it, which is an input"),
+        (["x.mp4/1.png", "x.mov"], "out", "would be made of it"),
+        (["shot/1.png", "b.mp4"], "shot", "a folder of frames that is read"),
+    ],
+)
+def test_outputs_in_each_others_way_are_refused(
+    tmp_path: Path, clips: list[str], out: str, said: str
+) -> None:
+    touch(tmp_path, *clips)
+    given = [tmp_path / (Path(c).parent if c.endswith(".png") else c) for c in clips]
+    with pytest.raises(SettingsError, match=said):
+        output_paths(items(*given, skip=tmp_path / "nowhere"), tmp_path / out, [])
+
+
+def test_no_output_may_lie_inside_another(tmp_path: Path) -> None:
+    touch(tmp_path, "shot/1.png")
+    found = [Item(tmp_path / "shot"), Item(tmp_path / "b.mp4", output="shot/b.mp4")]
+    with pytest.raises(SettingsError, match=r"would lie inside .*out/shot"):
+        output_paths(found, tmp_path / "out", [])
+
+
+NAMES = st.lists(
+    st.lists(st.sampled_from(["a", "b", "a%2Fb", "lock", "ä"]), min_size=1, max_size=3).map("/".join),
+    unique=True, min_size=1, max_size=8,
+)  # fmt: skip
+
+
+@given(NAMES)
+@settings(deadline=None)
+def test_clips_share_neither_output_nor_job(names: list[str]) -> None:
+    """Whatever their names: the folder that they come from tells them apart."""
+    root, out = Path("/films"), Path("/out")
+    outputs = output_paths([Item(root / f"{name}.mp4", root=root) for name in names], out, [])
+    jobs = {job_path(out, output) for output in outputs}
+    assert len(set(outputs)) == len(jobs) == len(names)
+    assert all(job.parent == out / ".ldvid-jobs" and job.name != "lock" for job in jobs)
+
+
+# results
+
+
+def test_the_exit_code_counts_what_failed() -> None:
+    def code(failed: int) -> int:
+        results = [Result("a", "b").failed("why") for _ in range(failed)]
+        return exit_code([*results, Result("a", "b", state="done")])
+
+    assert [code(n) for n in (0, 1, 3, 25, 26, 1000)] == [0, 101, 103, 125, 125, 125]
+
+
+def test_batch_json_replaces_only_its_own_kind(tmp_path: Path) -> None:
+    path = tmp_path / "batch.json"
+    path.write_text('{"jobs": []}')
+    with pytest.raises(OutputExistsError, match="no batch wrote it"):
+        Record(path)
+    path.unlink()
+    Record(path).write([Result("a", "b")])
+    Record(path).write([Result("a", "b").failed("why")])
+    assert json.loads(path.read_text())["counts"] == {"failed": 1}
+
+
+# real clips
+
+
+@pytest.fixture(scope="module")
+def made(
+    tmp_path_factory: pytest.TempPathFactory, example_clip: Path, example_face: Path, test_data: Path
+) -> Path:
+    """A folder after a batch of six clips, of which three failed; ``said`` holds its stdout and code."""
+    folder = tmp_path_factory.mktemp("batch")
+    (folder / "takes").mkdir()
+    shutil.copy(example_clip, folder / "takes/a.mp4")
+    shutil.copy(test_data / "no-face.mp4", folder / "takes/empty.mp4")
+    (folder / "takes/cut.mp4").write_bytes(example_clip.read_bytes()[:5000])
+    shutil.copy(example_face, folder / "face.png")
+    shutil.copy(example_face.with_name("face-2.png"), folder / "other.png")
+    (folder / "list.csv").write_text(
+        "clip,output,start,end,source,seed\n"
+        "takes/a.mp4,,,0.2,,\n"
+        "takes/empty.mp4,,,0.2,,\n"
+        "takes/gone.mp4,,,,,\n"
+        "takes/a.mp4,two/second.mkv,1,1.2,other.png,5\n"
+        "takes/cut.mp4,,,,,\n"
+    )
+    return folder
+
+
+def run(
+    folder: Path, *more: str, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, list[dict[str, Any]], str]:
+    """Exit code, results and stderr of the batch of ``made``."""
+    capsys.readouterr()
+    call = ["batch", "list.csv", "-s", "face.png", "-o", "out", *SMALL, "--json", *more]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        code = main(call)
+    said = capsys.readouterr()
+    return code, json.loads(said.out) if said.out else [], said.err
+
+
+def states(results: list[dict[str, Any]]) -> dict[str, str]:
+    return {Path(r["output"]).name: r["state"] for r in results}
+
+
+def test_a_batch_goes_on_past_failures_and_ends_with_what_became_of_each(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, results, told = run(made, capsys=capsys)
+    assert code == 103
+    assert states(results) == {
+        "a.mp4": "done", "empty.mp4": "failed", "gone.mp4": "failed", "second.mkv": "done",
+        "cut.mp4": "failed",
+    }  # fmt: skip
+    reasons = {Path(r["output"]).name: r["reason"] for r in results}
+    assert "no face was found" in reasons["empty.mp4"]
+    assert "no such file" in reasons["gone.mp4"]
+    assert "takes/cut.mp4" in reasons["cut.mp4"]
+    assert [(r["frames"], r["frames_swapped"]) for r in results if r["state"] == "done"] == [(3, 3), (3, 3)]
+    assert "2 done, 3 failed" in told
+    out = made / "out"
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*")) == [
+        "a.mp4", "a.mp4.json", "batch.json", "two", "two/second.mkv", "two/second.mkv.json",
+    ]  # fmt: skip
+    assert json.loads((out / "batch.json").read_text())["clips"] == results
+    record = json.loads((out / "two/second.mkv.json").read_text())
+    assert (record["input"]["start"], record["seed"], record["source"]["name"]) == (1.0, 5, "other.png")
+    with av.open(str(out / "two/second.mkv")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 3
+
+    # The same again, with the faults mended: only those are swapped.
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.m*") if p.suffix != ".json"}
+    shutil.copy(made / "takes/a.mp4", made / "takes/gone.mp4")
+    text = (made / "list.csv").read_text().replace("gone.mp4,,,,,", "gone.mp4,,2,2.1,,")
+    (made / "list.csv").write_text(text)
+    code, results, _ = run(made, capsys=capsys)
+    assert code == 102
+    assert states(results) == {
+        "a.mp4": "done before", "empty.mp4": "failed", "gone.mp4": "done", "second.mkv": "done before",
+        "cut.mp4": "failed",
+    }  # fmt: skip
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert [r["frames_swapped"] for r in results if r["state"] == "done before"] == [3, 3]
+
+    # With --allow-no-face and without the damaged one there is nothing to complain of.
+    (made / "list.csv").write_text("".join(text.splitlines(keepends=True)[:-1]))
+    code, results, _ = run(made, "--allow-no-face", capsys=capsys)
+    assert (code, states(results)["empty.mp4"]) == (0, "done")
+    assert any("copy" in w for r in results for w in r["warnings"])
+
+
+def test_an_output_of_something_else_is_refused_for_its_clip_alone(
+    made: Path, tmp_path: Path, example_clip: Path, pack: Pack
+) -> None:
+    """``differences`` on a real output: each thing that it depends on, and nothing else."""
+    file = made / "out/two/second.mkv"
+    chosen = load_settings("cpu", overrides={"seed": 5}, assignments=SMALL[1:10:2])
+    same = SwapRequest(made / "takes/a.mp4", made / "other.png", chosen, start=1.0, end=1.2)
+    record = read_record(file)
+    assert record is not None
+
+    def differs(request: SwapRequest, digest: str = pack.digest(), output: Path = file) -> list[str]:
+        return differences(request, output, record, digest, Hashes())
+
+    assert differs(same) == []
+    assert differs(replace(same, device="cuda", overwrite=True)) == []
+    assert differs(replace(same, settings=chosen.model_copy(update={"seed": 6}))) == ["settings"]
+    assert differs(replace(same, start=None, source_face=1)) == ["start", "source face"]
+    assert differs(replace(same, source=made / "face.png")) == ["source"]
+    assert differs(replace(same, clip=made / "takes/empty.mp4")) == ["clip"]
+    assert differs(same, digest="0" * 64) == ["model pack"]
+    changed = tmp_path / "second.mkv"
+    changed.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert "the file itself" in differs(same, output=changed)[0]
+
+
+def test_what_is_in_the_way_fails_its_clip_unless_overwritten(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (made / "list.csv").write_text("clip,end,seed\ntakes/a.mp4,0.2,9\ntakes/gone.mp4,0.2,\n")
+    mine = made / "out/gone.mp4"
+    old = sha256_of(made / "out/a.mp4")
+    mine.write_bytes(b"mine")
+    code, results, _ = run(made, capsys=capsys)
+    assert code == 102
+    assert "out/a.mp4 exists and differs in: settings" in results[0]["reason"]
+    assert "changed" in results[1]["reason"] or "start" in results[1]["reason"]
+    assert mine.read_bytes() == b"mine"
+    assert sha256_of(made / "out/a.mp4") == old
+    code, results, _ = run(made, "--overwrite", capsys=capsys)
+    assert (code, set(states(results).values())) == (0, {"done"})
+    assert sha256_of(made / "out/a.mp4") != old
+    code, results, _ = run(made, "--overwrite", capsys=capsys)  # not for ever
+    assert (code, set(states(results).values())) == (0, {"done before"})
+
+
+@pytest.mark.parametrize(
+    ("list_text", "more", "code", "said"),
+    [
+        ("clip\ntakes/a.mp4\n", [], 2, "line 2: names no source"),
+        ("clip,preset\ntakes/a.mp4,nosuch\n", ["-s", "face.png"], 2, "line 2: .*nosuch"),
+        ("clip\ntakes/a.mp4\n", ["-s", "nosuch.png"], 3, "nosuch.png: no such file; .*--source"),
+        ("clip\ntakes/a.mp4\n", ["-s", "face.png", "--pack", "nosuch"], 7, "nosuch"),
+        (
+            "clip\ntakes/a.mp4\n",
+            ["-s", "face.png", "--at-once", "3"],
+            2,
+            "--at-once: only with --executor ray",
+        ),
+    ],
+)
+def test_what_concerns_the_whole_batch_is_refused_before_any_work(
+    made: Path, capsys: pytest.CaptureFixture[str], list_text: str, more: list[str], code: int, said: str
+) -> None:
+    (made / "bad.csv").write_text(list_text)
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(made)
+        assert main(["batch", "bad.csv", "-o", "refused", *more]) == code
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(said, error), error
+    assert not list((made / "refused").rglob("*.mp4")) and not (made / "refused/.ldvid-jobs").exists()
+
+
+# stopped and continued
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(command_line: list[str], environment: dict[str, str]) -> Start:
+    """Starts the real command."""
+
+    def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*command_line, *arguments], cwd=folder, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    return begin
+
+
+def wait_for(what: Callable[[], bool], running: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 200
+    while not what():
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def segments(folder: Path) -> dict[str, int]:
+    """The finished segments of all jobs there, and when they were finished."""
+    found = folder.glob("out/.ldvid-jobs/*/segments/0*.json")
+    return {f"{p.parts[-3]}/{p.name}": p.stat().st_mtime_ns for p in found}
+
+
+def test_a_batch_that_is_stopped_or_killed_goes_on_inside_its_clips(
+    tmp_path: Path, example_clip: Path, example_face: Path, start: Start
+) -> None:
+    shutil.copy(example_face, tmp_path / "face.png")
+    shutil.copy(example_clip, tmp_path / "a.mp4")
+    (tmp_path / "list.csv").write_text("clip,end,output\na.mp4,0.1,first.mp4\na.mp4,1,long.mp4\n")
+    call = ["batch", "list.csv", "-s", "face.png", "-o", "out", *SMALL, "--keep-jobs"]
+
+    running = start(tmp_path, *call)
+    wait_for(lambda: any("long.mp4/" in s for s in segments(tmp_path)), running)
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "stopped; 1 of 2 clips are done (1 done, 0 failed, 1 waiting); run the same command again" in told
+    assert not (tmp_path / "out/long.mp4").exists()
+    clips = json.loads((tmp_path / "out/batch.json").read_text())["clips"]
+    assert [c["state"] for c in clips] == ["done", "waiting"]
+
+    stopped = segments(tmp_path)
+    running = start(tmp_path, *call)
+    wait_for(lambda: len(segments(tmp_path)) > len(stopped), running)
+    running.kill()
+    running.communicate()
+    killed = segments(tmp_path)
+
+    running = start(tmp_path, *call, "--json")
+    out, told = running.communicate(timeout=200)
+    assert running.returncode == 0, told
+    assert [r["state"] for r in json.loads(out)] == ["done before", "done"]
+    finished = segments(tmp_path)
+    assert len(finished) == 1 + 6 > len(killed)
+    assert killed.items() <= finished.items()  # nothing was done twice
+
+
+def test_on_a_cluster_short_clips_overtake_a_long_one(
+    tmp_path: Path, example_clip: Path, example_face: Path, test_data: Path, start: Start
+) -> None:
+    pytest.importorskip("ray")
+    shutil.copy(example_face, tmp_path / "face.png")
+    shutil.copy(example_clip, tmp_path / "long.mp4")
+    shutil.copy(test_data / "two-faces.jpg", tmp_path / "still.jpg")
+    large_but_short(example_clip, tmp_path / "short1.mkv")
+    shutil.copy(tmp_path / "short1.mkv", tmp_path / "short2.mkv")
+    # The long one is first in line: of fewer bytes.
+    assert (tmp_path / "short1.mkv").stat().st_size > example_clip.stat().st_size
+    (tmp_path / "list.csv").write_text("clip,end\nlong.mp4,\nshort1.mkv,0.2\nshort2.mkv,0.2\nstill.jpg,\n")
+    call = ["batch", "list.csv", "-s", "face.png", "-o", "out", *SMALL]
+    ray = ["--executor", "ray", "--workers", "2", "--retries", "0"]
+    out = tmp_path / "out"
+
+    running = start(tmp_path, *call, *ray)
+    wait_for(lambda: all((out / f"short{n}.mp4.json").exists() for n in (1, 2)), running)
+    assert not (out / "long.mp4").exists()
+    wait_for(lambda: len(segments(tmp_path)) > 0, running)
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 130, told
+    assert "stopped; 2 of 4 clips are done (2 done, 1 failed, 1 waiting)" in told
+    assert not list(out.glob(".*part*"))
+
+    # One executor takes over from the other.
+    kept = segments(tmp_path)
+    running = start(tmp_path, *call, "--json", "--keep-jobs")
+    text, told = running.communicate(timeout=250)
+    assert running.returncode == 101, told
+    results = {Path(r["clip"]).name: r for r in json.loads(text)}
+    assert {name: r["state"] for name, r in results.items()} == {
+        "long.mp4": "done", "short1.mkv": "done before", "short2.mkv": "done before", "still.jpg": "failed",
+    }  # fmt: skip
+    assert "'ldvid swap' takes pictures" in results["still.jpg"]["reason"]
+    assert results["short1.mkv"]["finished"] < results["long.mp4"]["finished"]
+    assert kept.items() <= segments(tmp_path).items()
+    assert sha256_of(out / "short1.mp4") == sha256_of(out / "short2.mp4")
+
+
+def large_but_short(clip: Path, path: Path) -> None:
+    """The first frames of a clip, without loss."""
+    with av.open(str(clip)) as given, av.open(str(path), "w") as made:
+        stream = made.add_stream("ffv1", rate=12)
+        stream.width, stream.height, stream.pix_fmt = 480, 270, "yuv444p"
+        for number, frame in enumerate(given.decode(video=0)):
+            if number == 16:
+                break
+            made.mux(
+                stream.encode(av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"), format="rgb24"))
+            )
+        made.mux(stream.encode())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,10 +46,10 @@ def batch(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the outputs; made if missing.")
+        str, typer.Option("--output", "-o", metavar="DIR", help="Folder of the outputs; made if missing.")
     ],
     source: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--source", "-s", metavar="FACE", help="For clips whose list names no other."),
     ] = None,
     preset: Preset = "cpu",
@@ -98,7 +97,7 @@ def batch(
     """
     from ..configs import load_settings
     from ..pipeline.batch import run_batch
-    from ..pipeline.batch_list import read_items
+    from ..pipeline.batch_list import here, read_items
     from ..pipeline.batch_progress import open_progress
     from ..pipeline.batch_report import counted, exit_code, print_results
     from ..pipeline.batch_request import BatchRequest
@@ -127,14 +126,15 @@ def batch(
         time_limit=time_limit,
     )
     progress = open_progress(quiet=quiet)
-    items, messages = read_items(clips, parse_time, skip=output)
+    folder = here(output, "-o")
+    items, messages = read_items(clips, parse_time, skip=folder)
     for message in messages:
         progress.log(message)
     request = BatchRequest(
         items=items,
-        output=output,
+        output=folder,
         settings=settings,
-        source=source,
+        source=None if source is None else here(source, "--source"),
         source_face=source_face,
         overwrite=overwrite,
         restart=restart,

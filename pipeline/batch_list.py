@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import InputError, SettingsError
+from .urls import is_url, local_path, shown
 
 COLUMNS = ("clip", "source", "output", "start", "end", "source_face", "seed", "preset")
 
@@ -47,6 +48,15 @@ class Item:
     where: str = ""
 
 
+def here(text: str, where: str) -> Path:
+    """The path that a plain path or a ``file://`` URL stands for; SettingsError for what lies elsewhere."""
+    if (path := local_path(text)) is None:
+        raise SettingsError(
+            f"{where}: {shown(text)}: a batch reads and writes files on disks; 'ldvid swap' takes URLs"
+        )
+    return path
+
+
 def read_items(given: Sequence[str], parse_time: ParseTime, *, skip: Path) -> tuple[list[Item], list[str]]:
     """The clips that the arguments stand for, in their order, and what the user should know of them.
 
@@ -60,6 +70,7 @@ def read_items(given: Sequence[str], parse_time: ParseTime, *, skip: Path) -> tu
     """
     items: list[Item] = []
     seen: set[Path] = set()
+    given = [str(here(text, "CLIPS")) if is_url(text) else text for text in given]
     plain = [Path(text) for text in given if not _is_list(text) and not _is_pattern(text)]
     root = Path(os.path.commonpath([p.absolute().parent for p in plain])) if plain else None
     passed = 0
@@ -194,13 +205,13 @@ class _Row:
         if self.row.get(""):
             raise SettingsError(f"{self.path}: line {self.line}: has more cells than there are columns")
         folder = self.path.parent
-        clip, source = self._text("clip"), self._text("source")
+        clip, source, output = (self._text(column) for column in ("clip", "source", "output"))
         if clip is None:
             raise SettingsError(f"{self.path}: line {self.line}, column clip: is empty")
         item = Item(
-            clip=folder / clip,
-            source=None if source is None else folder / source,
-            output=self._text("output"),
+            clip=folder / self._here("clip", clip),
+            source=None if source is None else folder / self._here("source", source),
+            output=None if output is None else str(self._here("output", output)),
             start=self._time("start"),
             end=self._time("end"),
             source_face=self._number("source_face", 1),
@@ -212,6 +223,9 @@ class _Row:
 
     def _text(self, column: str) -> str | None:
         return self.row.get(column, "").strip() or None
+
+    def _here(self, column: str, text: str) -> Path:
+        return here(text, f"{self.path}: line {self.line}, column {column}")
 
     def _time(self, column: str) -> float | None:
         text = self._text(column)

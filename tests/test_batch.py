@@ -80,6 +80,10 @@ def test_a_list_names_clips_and_what_is_special_about_each(tmp_path: Path) -> No
         ("clip,source_face\na.mp4,0\n", "line 2, column source_face: 0 is no whole number from 1"),
         ("clip,start\na.mp4,1:99\n", "line 2, start 1:99: not a time"),
         ("clip,seed\n,1\n", "line 2, column clip: is empty"),
+        (
+            "clip,source\na.mp4,s3://b/f.png\n",
+            "line 2, column source: s3://b/f.png: a batch reads and writes",
+        ),
         ("clip,seed\na.mp4,1,2\n", "line 2: has more cells"),
     ],
 )
@@ -120,6 +124,7 @@ def test_folders_and_patterns(tmp_path: Path) -> None:
     assert names(takes / "a9.mov", f"{takes}/*.mov", takes) == ["a9.mov", "a10.mp4"]  # each once
     assert names(takes / "notes.txt", takes / "gone.mp4") == ["notes.txt", "gone.mp4"]  # named: tried
     assert read_items([f"{takes}/*"], parse_time, skip=out)[1] == ["passed over: 1 that are no clips"]
+    assert names(f"file://{takes}/a9.mov") == ["a9.mov"]
     assert [i.clip.name for i in items(f"{out}/*.mp4", skip=out)] == ["a10.mp4"]  # asked for: meant
 
 
@@ -453,7 +458,7 @@ def test_on_a_cluster_short_clips_overtake_a_long_one(
     shutil.copy(tmp_path / "short1.mkv", tmp_path / "short2.mkv")
     # The long one is first in line: of fewer bytes.
     assert (tmp_path / "short1.mkv").stat().st_size > example_clip.stat().st_size
-    (tmp_path / "list.csv").write_text("clip,end\nlong.mp4,\nshort1.mkv,0.2\nshort2.mkv,0.2\nstill.jpg,\n")
+    (tmp_path / "list.csv").write_text("clip,end\nlong.mp4,2.6\nshort1.mkv,0.2\nshort2.mkv,0.2\nstill.jpg,\n")
     call = ["batch", "list.csv", "-s", "face.png", "-o", "out", *SMALL]
     ray = ["--executor", "ray", "--workers", "2", "--retries", "0"]
     out = tmp_path / "out"

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...stages.records import Segment
 from ..failure import Policy, SegmentFailure
+from .metrics import Observer
 
 _DEATH = "its worker died (killed, out of memory or crashed)"
 
@@ -87,10 +88,11 @@ class _Job:
 
 
 class Foreman:
-    """See the module. ``window`` is the number of tickets that may be out."""
+    """See the module. ``window`` is the number of tickets that may be out; ``observer`` is told of all."""
 
-    def __init__(self, window: int, policy: Policy) -> None:
+    def __init__(self, window: int, policy: Policy, observer: Observer | None = None) -> None:
         self.window, self.policy = window, policy
+        self._observer = observer if observer is not None else Observer()
         self._jobs: dict[str, _Job] = {}
         self._turn: deque[str] = deque()
         self._out: dict[tuple[str, int], _Out] = {}
@@ -101,14 +103,18 @@ class Foreman:
 
     # the driver's side
 
-    async def add(self, job: str, spec: Any, segments: list[Segment], first_frame: int = 0) -> None:
+    async def add(
+        self, job: str, spec: Any, segments: list[Segment], first_frame: int = 0, name: str = ""
+    ) -> None:
         """A job and its unfinished segments. ``spec`` is handed to workers as it is
-        (a reference in a list, so that it stays one)."""
+        (a reference in a list, so that it stays one); ``name`` is for people."""
         async with self._changed:
             waiting: deque[tuple[Segment, str | None]] = deque((s, None) for s in segments)
             state = JobState(len(segments), over=not segments)
             self._jobs[job] = _Job(spec, first_frame, waiting, state)
             self._turn.append(job)
+            self._observer.began(job, name or job, sum(s.stop - s.start for s in segments))
+            self._tell(job)
             self._changed.notify_all()
 
     async def close(self) -> None:
@@ -122,13 +128,16 @@ class Foreman:
         found = self._jobs[job]
         now = sum(o.swapped for (key, _), o in self._out.items() if key == job)
         silence = time.monotonic() - self._heard
+        self._observer.alive()
         return replace(found.state, swapped=found.swapped + now, silence=silence)
 
     async def forget(self, job: str) -> dict[str, Busy]:
         """Seconds and frames of a job by worker; from here on it is unknown.
 
         What a task that Ray believed lost may still say of it is ignored."""
-        return self._jobs.pop(job).busy
+        forgotten = self._jobs.pop(job)
+        self._observer.over(job, forgotten.state.failed is not None)
+        return forgotten.busy
 
     # the feed's side
 
@@ -145,6 +154,7 @@ class Foreman:
             while True:
                 if len(self._out) < self.window and (ticket := self._next()) is not None:
                     self._out[ticket.job, ticket.segment.index] = _Out(ticket)
+                    self._tell(ticket.job)
                     return ticket
                 if self._closed and not self._out and not any(j.waiting for j in self._jobs.values()):
                     return None
@@ -188,6 +198,7 @@ class Foreman:
                 job.state.retried.append(
                     SegmentFailure(ticket.segment, stage, None, "JobError", _DEATH, tries)
                 )
+                self._observer.segment(ticket.job, "retried")
             if job.state.failed is not None and stage != "write":
                 del self._out[ticket.job, ticket.segment.index]
                 self._settle(job, ticket.job)
@@ -195,6 +206,7 @@ class Foreman:
             out.running[stage] = True
             if stage == "swap":
                 out.swapped = 0
+            self._tell(ticket.job)
             return True
 
     async def progress(self, ticket: Ticket, frames: int) -> None:
@@ -202,6 +214,7 @@ class Foreman:
         self._heard = time.monotonic()
         if (out := self._current(ticket)) is not None:
             out.swapped += frames
+            self._observer.frames(ticket.job, "swap", frames)
 
     async def end(
         self,
@@ -221,8 +234,12 @@ class Foreman:
             busy.frames += frames
             for kind, more in seconds.items():
                 busy.seconds[kind] = busy.seconds.get(kind, 0.0) + more
+            self._observer.busy(ticket.job, at[0], seconds)
         if (out := self._current(ticket)) is not None:
             out.running[stage] = False
+            if stage == "load":
+                self._observer.frames(ticket.job, stage, ticket.segment.stop - ticket.segment.start)
+            self._tell(ticket.job)
 
     async def done(self, ticket: Ticket, swapped: int) -> None:
         """Its segment is in the ledger; ``swapped`` faces of it were."""
@@ -235,6 +252,8 @@ class Foreman:
             job.swapped += swapped
             job.state.done += 1
             job.state.written += ticket.segment.stop - ticket.segment.start
+            self._observer.frames(ticket.job, "write", ticket.segment.stop - ticket.segment.start)
+            self._observer.segment(ticket.job, "done")
             self._settle(job, ticket.job)
 
     async def failed(
@@ -264,16 +283,28 @@ class Foreman:
         if not fatal and tries <= self.policy.retries:
             job.state.retried.append(failure)
             job.waiting.appendleft((ticket.segment, ticket.passed))
+            self._observer.segment(ticket.job, "retried")
         elif not fatal and self.policy.on_error == "passthrough" and ticket.passed is None:
             job.state.passed.append(failure)
             job.tries[index] = 0
             job.waiting.appendleft((ticket.segment, failure.text()))
+            self._observer.segment(ticket.job, "passed")
         else:
             if job.state.failed is None:
                 job.state.failed, job.state.fatal = failure, fatal
+            self._observer.segment(ticket.job, "failed")
             job.waiting.clear()  # what is out may still end: its work is not lost
         self._settle(job, ticket.job)
 
     def _settle(self, job: _Job, key: str) -> None:
         job.state.over = not job.waiting and not any(k == key for k, _ in self._out)
+        self._tell(key)
         self._changed.notify_all()
+
+    def _tell(self, key: str) -> None:
+        """Let the observer know how a job's segments stand."""
+        if (job := self._jobs.get(key)) is None:
+            return
+        out = [o for (k, _), o in self._out.items() if k == key]
+        running = Counter(stage for o in out for stage, at_it in o.running.items() if at_it)
+        self._observer.standing(key, len(job.waiting), running, len(out))

@@ -31,6 +31,7 @@ from ..work import Work
 from .connect import Size
 from .feed import Feed
 from .foreman import Busy, Foreman, JobState
+from .metrics import RayMetrics, job_name
 from .worker import Load, Station, Swap, Warm, Write
 
 _POLL = 0.2  # seconds between two looks at the foreman
@@ -48,7 +49,7 @@ class Pool:
             num_cpus=0, scheduling_strategy=here, max_concurrency=10_000, get_if_exists=False
         )
         # Two segments a worker (one at work, one at hand), one being loaded and one being written.
-        self._foreman: Any = foreman.remote(4 * size.workers + 2, policy)
+        self._foreman: Any = foreman.remote(4 * size.workers + 2, policy, RayMetrics(size.workers))
         self._broken: BaseException | None = None
         self._ended = threading.Event()
         self._dataset = self._plan(Station(self._foreman, policy), here)
@@ -102,7 +103,7 @@ class Pool:
     def add(self, key: str, work: Work, segments: list[Segment]) -> None:
         """Have these segments of a job rendered; ``key`` is its name from here on."""
         reference = ray.put(work)
-        self._ask("add", key, [reference], segments, work.plan.clip.first_frame)
+        self._ask("add", key, [reference], segments, work.plan.clip.first_frame, job_name(work))
 
     def watch(self, key: str) -> Iterator[JobState]:
         """A job's state again and again until it is over, that one included.

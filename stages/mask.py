@@ -13,6 +13,7 @@ from ..configs import Settings
 from . import Resources
 from .records import F32, Crops
 from .swap.networks import Networks, to_tensor
+from .swap.repeatable import repeatable
 
 # The oval's centre and half axes, in eye-to-mouth distances (height) and eye distances (width).
 OVAL_CENTRE, OVAL_HEIGHT, OVAL_WIDTH = 0.42, 1.36, 1.13
@@ -94,7 +95,8 @@ class MaskStage:
         size = item.images.shape[1]
         masks = np.zeros((len(item), size, size), np.float32)
         for i in range(len(item)):
-            parse = self.networks.parse(to_tensor(item.images[i : i + 1], self.networks.device))
+            with repeatable(self.networks.device):
+                parse = self.networks.parse(to_tensor(item.images[i : i + 1], self.networks.device))
             probability = face_probability(self.networks, parse)[0].cpu().numpy()
             if probability.shape[0] != size:
                 probability = cv2.resize(probability, (size, size), interpolation=cv2.INTER_LINEAR)

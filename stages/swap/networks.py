@@ -22,6 +22,7 @@ from .loaders import load_autoencoder, load_parser, load_unet, naming
 from .manifest import Manifest
 from .onnx_torch import OnnxModule
 from .pack import Pack
+from .repeatable import prepare, repeatable
 from .schedule import alpha_bars
 from .vq import VQAutoencoder
 
@@ -34,6 +35,8 @@ def resolve_device(name: str) -> torch.device:
         raise SettingsError("--device cuda: torch finds no CUDA device; use --device cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        prepare()
     return torch.device(name)
 
 
@@ -129,7 +132,7 @@ class Networks:
         """Unit embeddings (N, D) of aligned crops (N, size, size, 3) uint8 RGB, no gradient."""
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"images must be (N, H, W, 3), got {images.shape}")
-        with torch.no_grad():
+        with torch.no_grad(), repeatable(self.device):
             x = to_tensor(images, self.device)
             size = self.manifest.identity.size
             if x.shape[-1] != size:

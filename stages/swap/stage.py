@@ -17,6 +17,7 @@ from .blend import downsample_mask
 from .context import Context, SourcePicture
 from .guidance import build_terms
 from .networks import Networks, to_tensor
+from .repeatable import repeatable
 from .sampler import Sampling, guided_swap
 from .start import SourceStart
 from .views import arcface_theta
@@ -68,7 +69,7 @@ class SwapStage:
             self._picture = self._pictured(self.sources)
         if self.settings.start == "source" and not self._starts:
             for source in self.sources:
-                with torch.no_grad():
+                with torch.no_grad(), repeatable(self.networks.device):
                     parse = self.networks.parse(to_tensor(source.image[None], self.networks.device))
                 start = SourceStart(source, parse[0].cpu().numpy(), self.networks.manifest.parser)
                 self._starts.append(start)
@@ -104,9 +105,9 @@ class SwapStage:
         while True:
             size = self.micro_batch
             try:
-                return np.concatenate(
-                    [self._swap(item, rows[i : i + size]) for i in range(0, len(rows), size)]
-                )
+                with repeatable(self.networks.device):
+                    parts = [self._swap(item, rows[i : i + size]) for i in range(0, len(rows), size)]
+                return np.concatenate(parts)
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise

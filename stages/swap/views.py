@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..align import estimate_similarity
 from ..records import F32
+from .repeatable import sample_bilinear
 
 
 def arcface_theta(landmarks: F32, template: F32, crop_size: int, size: int) -> Tensor:
@@ -39,6 +40,8 @@ def arcface_theta(landmarks: F32, template: F32, crop_size: int, size: int) -> T
 def arcface_view(image: Tensor, theta: Tensor, size: int) -> Tensor:
     """The view θ of (B, 3, H, W), differentiable: (B, 3, size, size). Outside, the border repeats."""
     grid = F.affine_grid(theta, [len(image), image.shape[1], size, size], align_corners=False)
+    if image.is_cuda:
+        return sample_bilinear(image, grid)
     return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

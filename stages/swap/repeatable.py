@@ -1,0 +1,60 @@
+"""The same bytes from the same numbers on a GPU, where sums are otherwise taken in the order of arrival.
+
+cuDNN's and torch's own operations have deterministic variants, chosen inside ``repeatable``. Sampling a
+picture has none (its gradient adds to pixels atomically), so there is one here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+@contextlib.contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Inside, results on ``device`` depend on their inputs alone. On a CPU they do anyway.
+
+    An operation that has no such variant, in a user's guidance term, still runs, and torch warns of it.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
+
+
+def prepare() -> None:
+    """To be called before the first matrix product on a GPU: cuBLAS takes its workspace then."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def sample_bilinear(image: Tensor, grid: Tensor) -> Tensor:
+    """``grid_sample`` (bilinear, border, ``align_corners=False``) with a gradient that is repeatable.
+
+    ``image`` (B, C, H, W), ``grid`` (B, h, w, 2) in [−1, 1], x first; gives (B, C, h, w). The gradient
+    is with respect to the picture alone.
+    """
+    size = grid.new_tensor([image.shape[3], image.shape[2]])
+    at = (((grid.detach() + 1) * size - 1) / 2).clamp(min=0).minimum(size - 1)
+    low = at.floor()
+    share = (at - low)[..., None]  # (B, h, w, 2, 1)
+    x0, y0 = low.long().unbind(-1)
+    x1, y1 = (x0 + 1).clamp(max=image.shape[3] - 1), (y0 + 1).clamp(max=image.shape[2] - 1)
+    row = torch.arange(len(image), device=image.device)[:, None, None]
+    pixels = image.permute(0, 2, 3, 1)  # indexing adds up its gradient in a fixed order
+    dx, dy = share[..., 0, :], share[..., 1, :]
+    top = pixels[row, y0, x0] * (1 - dx) + pixels[row, y0, x1] * dx
+    bottom = pixels[row, y1, x0] * (1 - dx) + pixels[row, y1, x1] * dx
+    return (top * (1 - dy) + bottom * dy).permute(0, 3, 1, 2)

@@ -25,6 +25,8 @@ from .options import (
     Preset,
     Quiet,
     RayAddress,
+    RayDashboard,
+    RayRuntimeEnv,
     Retries,
     Seed,
     SourceFace,
@@ -69,6 +71,8 @@ def batch(
     gpus: Gpus = None,
     gpu_fraction: GpuFraction = 1.0,
     workers: Workers = None,
+    ray_runtime_env: RayRuntimeEnv = None,
+    ray_dashboard: RayDashboard = False,
     retries: Retries = 2,
     time_limit: TimeLimit = None,
     on_error: OnError = "fail",
@@ -124,6 +128,8 @@ def batch(
         gpu_fraction=gpu_fraction,
         workers=workers,
         time_limit=time_limit,
+        dashboard=ray_dashboard,
+        runtime_env=ray_runtime_env,
     )
     progress = open_progress(quiet=quiet)
     folder = here(output, "-o")

@@ -35,6 +35,8 @@ def ray_options(
     gpu_fraction: float,
     workers: int | None,
     time_limit: float | None,
+    dashboard: bool = False,
+    runtime_env: str | None = None,
 ) -> RayOptions | None:
     """What ``--executor`` and the flags that belong to it ask for; None: this process.
 
@@ -49,6 +51,8 @@ def ray_options(
         "--gpu-fraction": gpu_fraction != 1,
         "--workers": workers is not None,
         "--time-limit": time_limit is not None,
+        "--ray-dashboard": dashboard,
+        "--ray-runtime-env": runtime_env is not None,
     }
     if executor == "local":
         for flag, there in given.items():
@@ -57,7 +61,7 @@ def ray_options(
         return None
     if importlib.util.find_spec("ray") is None:
         raise SettingsError("--executor ray: Ray is not installed; pip install 'ldvid[ray]'")
-    return RayOptions(address, gpus, gpu_fraction, workers)
+    return RayOptions(address, gpus, gpu_fraction, workers, dashboard, runtime_env)
 
 
 def hush() -> None:

@@ -59,6 +59,15 @@ GpuFraction = Annotated[
 Workers = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="With Ray: processes that swap. Default: what fits.")
 ]
+RayDashboard = Annotated[
+    bool, typer.Option("--ray-dashboard", help="With Ray: say where its dashboard is; start it if need be.")
+]
+RayRuntimeEnv = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="With Ray: what workers run in, as YAML or JSON (see docs/cluster.md)."
+    ),
+]
 Retries = Annotated[int, typer.Option(metavar="N", min=0, help="How often a failed segment is tried again.")]
 TimeLimit = Annotated[
     float | None,

@@ -26,6 +26,8 @@ from .options import (
     Preset,
     Quiet,
     RayAddress,
+    RayDashboard,
+    RayRuntimeEnv,
     Retries,
     Seed,
     SourceFace,
@@ -70,6 +72,8 @@ def swap(
     gpus: Gpus = None,
     gpu_fraction: GpuFraction = 1.0,
     workers: Workers = None,
+    ray_runtime_env: RayRuntimeEnv = None,
+    ray_dashboard: RayDashboard = False,
     retries: Retries = 2,
     time_limit: TimeLimit = None,
     on_error: OnError = "fail",
@@ -126,6 +130,8 @@ def swap(
             gpu_fraction=gpu_fraction,
             workers=workers,
             time_limit=time_limit,
+            dashboard=ray_dashboard,
+            runtime_env=ray_runtime_env,
         ),
     )
     request = places.request(request)

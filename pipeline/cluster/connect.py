@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import ray
 
 from ...errors import SettingsError
 from ..request import RayOptions
+from .environment import passed_on, read_runtime_env
 
 _SPARE = 2  # CPUs beside the swap's workers, for decoding and encoding
 _STORE = 2 * 2**30  # bytes of object store at most; a segment on its way has about 1.3 MB a face
@@ -23,11 +24,13 @@ _STORE = 2 * 2**30  # bytes of object store at most; a segment on its way has ab
 
 @dataclass(frozen=True)
 class Size:
-    """The pool of swap workers: how many, and what each takes of the cluster."""
+    """The pool of swap workers: how many, and what each takes of the cluster. ``notes`` are what the user
+    should know of the connection."""
 
     workers: int
     cpus: float
     gpus: float
+    notes: tuple[str, ...] = ()
 
     @property
     def device(self) -> str:
@@ -47,16 +50,15 @@ def connected(options: RayOptions, device: str, threads: int | None, *, debug: b
     """
     ours = not ray.is_initialized()
     address = options.address or os.environ.get("RAY_ADDRESS")
-    if ours:
-        _start(address, options, threads, debug=debug)
+    notes = _start(address, options, threads, debug=debug) if ours else ()
     try:
-        yield _size(options, device, threads)
+        yield replace(_size(options, device, threads), notes=notes)
     finally:
         if ours:
             ray.shutdown()
 
 
-def _start(address: str | None, options: RayOptions, threads: int | None, *, debug: bool) -> None:
+def _start(address: str | None, options: RayOptions, threads: int | None, *, debug: bool) -> tuple[str, ...]:
     given: dict[str, Any] = {"log_to_driver": debug, "include_dashboard": options.dashboard}
     given["logging_level"] = logging.INFO if debug else logging.ERROR
     if address is None:
@@ -67,17 +69,38 @@ def _start(address: str | None, options: RayOptions, threads: int | None, *, deb
     else:
         given["address"] = address
         del given["include_dashboard"]
+    notes = _set_environment(given, options)
     try:
         with contextlib.nullcontext() if debug else _hushed():
-            ray.init(**given)
+            context = ray.init(**given)
     except Exception as error:
         text = " ".join(str(error).split())
+        if options.dashboard and "missing packages" in text:
+            raise SettingsError("--ray-dashboard: needs pip install 'ray[default]'") from error
         if address is None:
             raise SettingsError(f"--executor ray: Ray can't be started here: {text}") from error
         raise SettingsError(
             f"--ray-address {address}: no Ray cluster answers there: {text}; give the address "
             "'ray start --head' printed, or leave the flag away to start one here"
         ) from error
+    if options.dashboard:
+        url = context.dashboard_url
+        notes = (
+            *notes,
+            f"Ray's dashboard: http://{url}" if url else "--ray-dashboard: the cluster runs none",
+        )
+    return notes
+
+
+def _set_environment(given: dict[str, Any], options: RayOptions) -> tuple[str, ...]:
+    """Into ``given``, the runtime environment; what of the driver's own it has is said."""
+    environment = {} if options.runtime_env is None else read_runtime_env(options.runtime_env)
+    more = passed_on(environment) if given["address"] != "local" else {}
+    if more:
+        environment["env_vars"] = {**more, **environment.get("env_vars", {})}
+    if environment:
+        given["runtime_env"] = environment
+    return (f"the workers are given this machine's {', '.join(more)}",) if more else ()
 
 
 @contextmanager

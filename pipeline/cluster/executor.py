@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -94,6 +95,8 @@ class RayExecutor:
         if not segments:
             return Rendering()
         pool, began = self.pool(), time.monotonic()
+        for note in self._notes():
+            listener.log(note)
         # A folder may come again in the life of a pool, with another plan: workers keep orders by this name.
         key = f"{work.folder} {uuid.uuid4().hex[:8]}"
         pool.add(key, work, list(segments))
@@ -116,6 +119,13 @@ class RayExecutor:
             ledger.record_failure(failed.segment, failed.stage, failed.frame, failed.reason, failed.attempts)
             raise failed.error()
         return self._rendering(busy, time.monotonic() - began, state, watch)
+
+    def _notes(self) -> tuple[str, ...]:
+        """What the user should know of the connection, once."""
+        with self._guard:
+            assert self._size is not None
+            notes, self._size = self._size.notes, replace(self._size, notes=())
+        return notes
 
     def _rendering(self, busy: dict[str, Busy], took: float, state: JobState, watch: Stopwatch) -> Rendering:
         """What the workers were busy with. The swap's share counts from its first segment to its last."""

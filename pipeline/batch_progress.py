@@ -56,6 +56,11 @@ class BatchProgress:
             elif self._stream is not None and time.monotonic() - self._said >= _INTERVAL:
                 self._print(", ".join(f"{n} {c.done}/{c.total}" for n, c in self._counts.items() if c.total))
 
+    def totals(self) -> dict[str, tuple[int, int]]:
+        """What is done, of how many that are known of: clips, frames analysed, frames rendered."""
+        with self._guard:
+            return {name: (count.done, count.total) for name, count in self._counts.items()}
+
     def ended(self, result: Result) -> None:
         """A clip is done, or failed."""
         self.count("clips", 1, 0)

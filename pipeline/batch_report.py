@@ -63,7 +63,8 @@ class Result:
     def failed(self, reason: str, seconds: float | None = None) -> Result:
         """Not swapped."""
         took = None if seconds is None else round(seconds, 3)
-        return replace(self, state="failed", reason=reason, seconds=took, finished=_now())
+        why = reason.removeprefix(f"{self.clip}: ")  # which stands beside it
+        return replace(self, state="failed", reason=why, seconds=took, finished=_now())
 
 
 def _now() -> str:

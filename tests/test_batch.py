@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,8 +25,10 @@ from ldvid.configs import load_settings
 from ldvid.errors import InputError, OutputExistsError, SettingsError
 from ldvid.pipeline.batch_list import Item, read_items
 from ldvid.pipeline.batch_places import Hashes, differences, job_path, output_paths, read_record
+from ldvid.pipeline.batch_progress import BatchProgress, ClipListener
 from ldvid.pipeline.batch_report import Record, Result, exit_code
 from ldvid.pipeline.files import sha256_of
+from ldvid.pipeline.lock import acquire, release
 from ldvid.pipeline.request import SwapRequest
 from ldvid.stages.swap.pack import Pack
 
@@ -272,7 +276,7 @@ def test_a_batch_goes_on_past_failures_and_ends_with_what_became_of_each(
     reasons = {Path(r["output"]).name: r["reason"] for r in results}
     assert "no face was found" in reasons["empty.mp4"]
     assert "no such file" in reasons["gone.mp4"]
-    assert "takes/cut.mp4" in reasons["cut.mp4"]
+    assert reasons["cut.mp4"].startswith("its first frame can't be decoded")
     assert [(r["frames"], r["frames_swapped"]) for r in results if r["state"] == "done"] == [(3, 3), (3, 3)]
     assert "2 done, 3 failed" in told
     out = made / "out"
@@ -380,7 +384,51 @@ def test_what_concerns_the_whole_batch_is_refused_before_any_work(
     assert not list((made / "refused").rglob("*.mp4")) and not (made / "refused/.ldvid-jobs").exists()
 
 
+def test_two_batches_do_not_meet_in_one_folder(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = made / "out/.ldvid-jobs"
+    jobs.mkdir(exist_ok=True)
+    before = (made / "out/batch.json").read_bytes()
+    held = acquire(jobs)
+    try:
+        code, results, told = run(made, capsys=capsys)
+    finally:
+        release(held)
+    assert (code, results) == (8, [])
+    assert "-o out: another batch is at work in it" in told
+    assert (made / "out/batch.json").read_bytes() == before
+
+
 # stopped and continued
+
+
+def test_a_clip_breaks_off_when_told_but_not_while_its_output_is_put_in_place() -> None:
+    stop = threading.Event()
+    listener = ClipListener(BatchProgress(None), "a.mp4", stop)
+    listener.start("analyse", 9)
+    listener.advance("analyse", 2)
+    stop.set()
+    for call in (lambda: listener.advance("analyse"), lambda: listener.start("encode", 9)):
+        with pytest.raises(KeyboardInterrupt):
+            call()
+    listener.start("finish", 9)
+    listener.advance("finish", 9)
+    listener.finish("finish")
+    listener.close()
+
+
+def test_progress_counts_no_frames_that_will_not_come() -> None:
+    """Frames of clips that failed are neither done nor awaited; those done by an earlier run are done."""
+    stream = io.StringIO()
+    progress = BatchProgress(stream)
+    progress.start(2, 0)
+    for name, done in (("a.mp4", 0), ("b.mp4", 6)):
+        listener = ClipListener(progress, name, threading.Event())
+        listener.start("encode", 10, done)
+        listener.advance("encode", 3)
+        listener.close()
+    progress.ended(Result("a.mp4", "out/a.mp4").failed("a.mp4: why"))
+    assert progress.totals() == {"clips": (1, 2), "analysed": (0, 0), "rendered": (12, 12)}
+    assert stream.getvalue() == "ldvid: [1/2] a.mp4: failed: why\n"
 
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -418,7 +466,7 @@ def test_a_batch_that_is_stopped_or_killed_goes_on_inside_its_clips(
 ) -> None:
     shutil.copy(example_face, tmp_path / "face.png")
     shutil.copy(example_clip, tmp_path / "a.mp4")
-    (tmp_path / "list.csv").write_text("clip,end,output\na.mp4,0.1,first.mp4\na.mp4,1,long.mp4\n")
+    (tmp_path / "list.csv").write_text("clip,end,output\na.mp4,0.1,first.mp4\na.mp4,0.8,long.mp4\n")
     call = ["batch", "list.csv", "-s", "face.png", "-o", "out", *SMALL, "--keep-jobs"]
 
     running = start(tmp_path, *call)
@@ -443,22 +491,22 @@ def test_a_batch_that_is_stopped_or_killed_goes_on_inside_its_clips(
     assert running.returncode == 0, told
     assert [r["state"] for r in json.loads(out)] == ["done before", "done"]
     finished = segments(tmp_path)
-    assert len(finished) == 1 + 6 > len(killed)
+    assert len(finished) == 1 + 5 > len(killed)
     assert killed.items() <= finished.items()  # nothing was done twice
 
 
 def test_on_a_cluster_short_clips_overtake_a_long_one(
-    tmp_path: Path, example_clip: Path, example_face: Path, test_data: Path, start: Start
+    tmp_path: Path, example_clip: Path, example_face: Path, start: Start
 ) -> None:
     pytest.importorskip("ray")
     shutil.copy(example_face, tmp_path / "face.png")
     shutil.copy(example_clip, tmp_path / "long.mp4")
-    shutil.copy(test_data / "two-faces.jpg", tmp_path / "still.jpg")
+    (tmp_path / "cut.mp4").write_bytes(example_clip.read_bytes()[:5000])
     large_but_short(example_clip, tmp_path / "short1.mkv")
     shutil.copy(tmp_path / "short1.mkv", tmp_path / "short2.mkv")
     # The long one is first in line: of fewer bytes.
     assert (tmp_path / "short1.mkv").stat().st_size > example_clip.stat().st_size
-    (tmp_path / "list.csv").write_text("clip,end\nlong.mp4,2.6\nshort1.mkv,0.2\nshort2.mkv,0.2\nstill.jpg,\n")
+    (tmp_path / "list.csv").write_text("clip,end\nlong.mp4,2\nshort1.mkv,0.2\nshort2.mkv,0.2\ncut.mp4,\n")
     call = ["batch", "list.csv", "-s", "face.png", "-o", "out", *SMALL]
     ray = ["--executor", "ray", "--workers", "2", "--retries", "0"]
     out = tmp_path / "out"
@@ -480,9 +528,9 @@ def test_on_a_cluster_short_clips_overtake_a_long_one(
     assert running.returncode == 101, told
     results = {Path(r["clip"]).name: r for r in json.loads(text)}
     assert {name: r["state"] for name, r in results.items()} == {
-        "long.mp4": "done", "short1.mkv": "done before", "short2.mkv": "done before", "still.jpg": "failed",
+        "long.mp4": "done", "short1.mkv": "done before", "short2.mkv": "done before", "cut.mp4": "failed",
     }  # fmt: skip
-    assert "'ldvid swap' takes pictures" in results["still.jpg"]["reason"]
+    assert "can't be decoded" in results["cut.mp4"]["reason"]
     assert results["short1.mkv"]["finished"] < results["long.mp4"]["finished"]
     assert kept.items() <= segments(tmp_path).items()
     assert sha256_of(out / "short1.mp4") == sha256_of(out / "short2.mp4")

@@ -74,7 +74,7 @@ class Pool:
             return (
                 dataset.map_batches(
                     Load(station),
-                    batch_size=None,
+                    batch_size=1,
                     batch_format="pyarrow",
                     num_cpus=1,
                     memory=_APART,
@@ -83,12 +83,12 @@ class Pool:
                     Swap,
                     fn_constructor_args=(station, size.device, self._warm),
                     compute=ActorPoolStrategy(size=size.workers, max_tasks_in_flight_per_actor=2),
-                    batch_size=None,
+                    batch_size=1,
                     batch_format="pyarrow",
                     num_cpus=size.cpus,
                     num_gpus=size.gpus,
                 )
-                .map_batches(Write(station), batch_size=None, batch_format="pyarrow", num_cpus=1)
+                .map_batches(Write(station), batch_size=1, batch_format="pyarrow", num_cpus=1)
             )
 
     def _drive(self) -> None:

@@ -81,7 +81,8 @@ def _start(address: str | None, options: RayOptions, threads: int | None, *, deb
             raise SettingsError(f"--executor ray: Ray can't be started here: {text}") from error
         raise SettingsError(
             f"--ray-address {address}: no Ray cluster answers there: {text}; give the address "
-            "'ray start --head' printed, or leave the flag away to start one here"
+            "'ray start --head' printed, with RAY_AUTH_MODE and token as there (see docs/cluster.md), "
+            "or leave the flag away to start one here"
         ) from error
     if options.dashboard:
         url = context.dashboard_url

@@ -168,6 +168,8 @@ class _Batch:
 
     def _together(self, indices: list[int], executor: RayExecutor) -> None:
         """Several at once, each in a thread of its own; this one keeps the books."""
+        from ..stages.swap.pack import open_pack
+
         ended: queue.SimpleQueue[tuple[int, Result]] = queue.SimpleQueue()
         waiting = deque(indices)
 
@@ -181,6 +183,8 @@ class _Batch:
                 with contextlib.suppress(Interrupted):
                     ended.put((index, self._swap(index, executor)))
 
+        first = self.swaps[indices[0]].settings
+        executor.prepare(first.pack, open_pack(first.pack).digest(), first.dtype)
         at_once = self.request.at_once or executor.pool().size.workers + 2
         drivers = [
             threading.Thread(target=drive, name=f"ldvid-clip-{n}", daemon=True)

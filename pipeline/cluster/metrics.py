@@ -13,6 +13,7 @@ from typing import Any
 
 from ..work import Work
 
+JOB, NODE = "ldvid_job", "worker_node"  # Prometheus has a "job" of its own, and often a "node"
 STAGES = {"load": "decode", "swap": "swap", "write": "encode"}  # what the workers' stages are called there
 _KINDS = {"load": "networks"}  # of a worker's seconds
 _NAMES = 100  # jobs told apart; a batch of ten thousand clips would drown Prometheus
@@ -85,7 +86,7 @@ class RayMetrics(Observer):
     def busy(self, job: str, node: str, seconds: Mapping[str, float]) -> None:
         """As ``Observer.busy``."""
         for kind, took in seconds.items():
-            self._count(job, "busy_seconds_total", took, stage=_KINDS.get(kind, kind), node=node)
+            self._count(job, "busy_seconds_total", took, stage=_KINDS.get(kind, kind), **{NODE: node})
 
     def segment(self, job: str, state: str) -> None:
         """As ``Observer.segment``."""
@@ -122,12 +123,12 @@ class RayMetrics(Observer):
 
     def _count(self, job: str, metric: str, more: float, **tags: str) -> None:
         if more > 0 and job in self._names:
-            self._metrics()[metric].inc(more, tags={"job": self._names[job], **tags})
+            self._metrics()[metric].inc(more, tags={JOB: self._names[job], **tags})
 
     def _gauge(self, job: str, metric: str, value: float, **tags: str) -> None:
         if job not in self._names:
             return
-        series = (metric, frozenset({"job": self._names[job], **tags}.items()))
+        series = (metric, frozenset({JOB: self._names[job], **tags}.items()))
         before = self._mine[job].get(series, 0.0)
         self._mine[job][series] = value
         self._sums[series] = self._sums.get(series, 0.0) + value - before
@@ -141,14 +142,14 @@ class RayMetrics(Observer):
             from ray.util.metrics import Counter, Gauge
 
             for kind, name, tags, says in (
-                (Counter, "frames_total", ("job", "stage"), "Frames a stage is through with."),
-                (Counter, "busy_seconds_total", ("job", "stage", "node"), "Seconds of work, of all workers."),
-                (Counter, "segments_total", ("job", "state"), "Segments done, retried, passed and failed."),
-                (Counter, "jobs_total", ("job", "state"), "Jobs done and failed."),
-                (Gauge, "frames_left", ("job",), "Frames that are not written yet."),
-                (Gauge, "segments", ("job", "state"), "Segments that wait and that are out."),
-                (Gauge, "segments_running", ("job", "stage"), "Segments that a worker is at."),
-                (Gauge, "jobs", ("job",), "Jobs that are being rendered."),
+                (Counter, "frames_total", (JOB, "stage"), "Frames a stage is through with."),
+                (Counter, "busy_seconds_total", (JOB, "stage", NODE), "Seconds of work, of all workers."),
+                (Counter, "segments_total", (JOB, "state"), "Segments done, retried, passed and failed."),
+                (Counter, "jobs_total", (JOB, "state"), "Jobs done and failed."),
+                (Gauge, "frames_left", (JOB,), "Frames that are not written yet."),
+                (Gauge, "segments", (JOB, "state"), "Segments that wait and that are out."),
+                (Gauge, "segments_running", (JOB, "stage"), "Segments that a worker is at."),
+                (Gauge, "jobs", (JOB,), "Jobs that are being rendered."),
                 (Gauge, "swap_workers", (), "Processes that swap."),
             ):
                 self._made[name] = kind(f"ldvid_{name}", description=says, tag_keys=tags)

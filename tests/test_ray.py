@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -152,23 +153,27 @@ def test_four_workers(
     assert 0 < summary.swap_share <= 1
 
 
-def at_work_in(folder: Path) -> list[int]:
-    """The processes whose working directory is that folder."""
+AGENTS = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
+
+
+def at_work_in(folder: Path, *, but: tuple[bytes, ...] = ()) -> list[int]:
+    """The processes whose working directory is that folder; ``but`` those that are called so."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if (entry / "cwd").readlink() == folder:
+                name = (entry / "cmdline").read_bytes()
+                if (entry / "cwd").readlink() == folder and not name.startswith(but):
                     found.append(int(entry.name))
             except OSError:
                 continue
     return found
 
 
-def gone(folder: Path, seconds: float = 15) -> bool:
+def gone(folder: Path, seconds: float = 15, *, but: tuple[bytes, ...] = ()) -> bool:
     """Whether all of them end within that time."""
     until = time.monotonic() + seconds
-    while at_work_in(folder):
+    while at_work_in(folder, but=but):
         if time.monotonic() > until:
             return False
         time.sleep(0.2)
@@ -213,6 +218,60 @@ def test_the_command_with_two_workers(
     strange = [line for line in stderr.splitlines() if not line.startswith("ldvid: ")]
     assert not strange, "nothing of Ray's is said"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.mp4", "out.mp4.json"]
+
+
+def entries(job: Path) -> int:
+    """How many segments are in the ledger."""
+    return len(list((job / "segments").glob("??????.json")))
+
+
+@pytest.mark.parametrize("end", ["Ctrl-C", "kill -9"])
+def test_a_driver_that_is_stopped_takes_its_cluster_along(
+    tmp_path: Path,
+    example_clip: Path,
+    example_face: Path,
+    config: Path,
+    settings: Settings,
+    undisturbed: tuple[str, Summary],
+    command_line: list[str],
+    environment: dict[str, str],
+    end: str,
+) -> None:
+    job, output = tmp_path / "job", tmp_path / "out.mp4"
+    arguments = ["swap", example_clip, "--source", example_face, "-o", output, "--config", config]
+    flags = ["--end", END, "--threads", 1, "--executor", "ray", "--workers", 1, "--job", job]
+    process = subprocess.Popen(
+        [*command_line, *map(str, (*arguments, *flags))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    while process.poll() is None and not entries(job):
+        time.sleep(0.1)
+    assert process.poll() is None and len(at_work_in(tmp_path)) > 5, "in the middle of it"
+    began = time.monotonic()
+    if end == "Ctrl-C":  # as a terminal does: to all that it started
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.kill()
+    stdout, stderr = process.communicate(timeout=30)
+    took = time.monotonic() - began
+    if end == "Ctrl-C":
+        assert took < 10
+        assert process.returncode == 130
+        *progress, last = stderr.splitlines()
+        assert last.startswith(f"ldvid: error: stopped; what is done is kept in {job}")
+        assert stdout == "" and all(line.startswith("ldvid: ") for line in progress), stderr
+    # After kill -9 these two idle ones of Ray's, which hold no cluster, wait for its head for another minute.
+    assert gone(tmp_path, but=AGENTS if end == "kill -9" else ())
+    assert not output.exists()
+    done = entries(job)
+    summary = swap_clip(request(example_clip, example_face, settings, output, job=job))
+    assert 0 < summary.segments_resumed == done < 4
+    assert sha256_of(output) == undisturbed[0]
 
 
 def test_one_machine_never_imports_ray(tmp_path: Path, example_clip: Path, example_face: Path) -> None:

@@ -1,4 +1,4 @@
-"""A pack wherever it is needed: what this machine lacks of it is fetched first, once for all its processes."""
+"""A pack wherever it is needed: what this machine lacks is fetched first, once for all its processes."""
 
 from __future__ import annotations
 

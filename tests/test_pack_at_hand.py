@@ -1,4 +1,4 @@
-"""Packs that a machine fetches when it first needs them, against a local server, by several processes at once."""
+"""Packs that a machine fetches when it first needs them: a local server, several processes at once."""
 
 from __future__ import annotations
 

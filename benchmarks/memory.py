@@ -4,9 +4,10 @@
         [--set key=value] [--json FILE]
 
 Each row is ``ldvid swap`` in a process of its own on a 1280×720 clip (examples/clip.mp4 scaled, back and
-forth, 25 frames a second). The peaks are the kernel's own (VmHWM) of the driver and of every process
-it started, the largest of a kind; with Ray they count the shared object store wherever it is mapped.
-*ratio* is the longest clip's peak over the shortest's. The figure for the docs is ``--seconds 10 180``.
+forth, at its own 12 frames a second). The peaks are the kernel's own (VmHWM) of the driver and of every
+process it started, the largest of a kind; with Ray they count the shared object store wherever it is
+mapped. *ratio* is the longest clip's peak over the shortest's. The figure in docs/scaling.md is of
+``--seconds 10 180`` with the cheapest swap, ``--set steps=1 --set start=target``.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def peak_of(pid: int) -> tuple[str, int]:
 def measure(args: argparse.Namespace, executor: str, seconds: float, folder: Path) -> dict[str, Any]:
     """One row: the peaks by kind of process."""
     clip = folder / f"{seconds:g}.mp4"
-    frames = write_long_clip(clip, seconds, 1280, 720)
+    frames = write_long_clip(clip, seconds, 1280, 720, rate=12)
     command = [sys.executable, "-m", "ldvid", "swap", str(clip), "--source", str(ROOT / "examples/face.png")]
     command += ["-o", str(folder / f"{executor}-{seconds:g}.mp4"), "--device", args.device, "--quiet"]
     command += [part for value in args.set for part in ("--set", value)]

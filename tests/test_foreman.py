@@ -31,6 +31,7 @@ class Cluster:
         self.finished: Counter[tuple[str, int]] = Counter()
         self.tries: Counter[tuple[str, int, bool]] = Counter()
         self.feed: asyncio.Task[Ticket | None] | None = None
+        self.lost: list[asyncio.Task[Ticket | None]] = []
         self.taken = 0
 
     async def take(self) -> bool:
@@ -44,11 +45,17 @@ class Cluster:
         ticket, self.feed = self.feed.result(), None
         if ticket is None:
             return False
-        assert ticket.number == self.taken
+        assert ticket.number == self.taken, "a feed that was started anew gets what the dead one asked for"
         self.taken += 1
         self.rows[ticket.number] = (ticket, 0, False)
         self.seen.append(ticket)
         return True
+
+    def feed_dies(self) -> None:
+        """Its question stays open; the next feed asks it again."""
+        if self.feed is not None:
+            self.lost.append(self.feed)
+            self.feed = None
 
     async def current(self, ticket: Ticket) -> bool:
         """Whether the foreman still waits for it."""
@@ -120,9 +127,11 @@ def test_every_segment_ends_exactly_once(
         for name, count in zip("abc", counts, strict=False):
             await foreman.add(name, [name], segments(count), 100)
         for _ in range(data.draw(st.integers(0, 60))):
-            choice = data.draw(st.sampled_from(["take", "step", "step", "step", "echo"]))
+            choice = data.draw(st.sampled_from(["take", "take", "step", "step", "step", "echo", "feed dies"]))
             if choice == "take":
                 await cluster.take()
+            elif choice == "feed dies":
+                cluster.feed_dies()
             elif choice == "echo" and cluster.seen:
                 await cluster.echo()
             elif cluster.rows:
@@ -135,6 +144,7 @@ def test_every_segment_ends_exactly_once(
             for number in list(cluster.rows):
                 await cluster.step(number, "goes on")
         assert cluster.feed is None, "the feed ends"
+        await asyncio.wait_for(asyncio.gather(*cluster.lost), 1)
         for name, count in zip("abc", counts, strict=False):
             state = await foreman.state(name)
             times = [cluster.finished[name, i] for i in range(count)]

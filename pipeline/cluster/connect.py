@@ -113,6 +113,7 @@ def _hushed() -> Iterator[None]:
     """
     ray._private.worker._worker_logs_enabled = False
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # such as a step's that broke off with its pool
     sys.stderr.flush()
     kept = os.dup(2)
     try:

@@ -107,8 +107,9 @@ class RayExecutor:
             if work.plan.sources and state.swapped > swapped:  # a try that failed takes its frames back
                 listener.advance("swap", state.swapped - swapped)
                 swapped = state.swapped
-            listener.advance("encode", state.written - written)
-            written = state.written
+            if state.written > written:
+                listener.advance("encode", state.written - written)
+                written = state.written
             if state.silence > _SILENCE and not warned:
                 listener.warn(f"no worker has been heard of for {state.silence:.0f} s: {pool.missing()}")
             warned = state.silence > _SILENCE

@@ -148,17 +148,15 @@ class Foreman:
         over by now are stale, as all are that nobody knows.
         """
         async with self._changed:
-            if number < self._numbers:
-                again = (o.ticket for o in self._out.values() if o.ticket.number == number)
-                return next(again, Ticket("", Segment(0, 0, 0, 0), number))
-            while True:
+            while number >= self._numbers:  # a dead feed's question may be open still, and be answered
                 if len(self._out) < self.window and (ticket := self._next()) is not None:
                     self._out[ticket.job, ticket.segment.index] = _Out(ticket)
-                    self._tell(ticket.job)
                     return ticket
                 if self._closed and not self._out and not any(j.waiting for j in self._jobs.values()):
                     return None
                 await self._changed.wait()
+            again = (o.ticket for o in self._out.values() if o.ticket.number == number)
+            return next(again, Ticket("", Segment(0, 0, 0, 0), number))
 
     def _next(self) -> Ticket | None:
         for _ in range(len(self._turn)):

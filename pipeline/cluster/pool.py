@@ -130,9 +130,9 @@ class Pool:
         """What the cluster has free, and what the pool needs: for when nothing moves."""
         free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
         size, kinds = self.size, {"CPU": self.size.cpus, "GPU": self.size.gpus}
-        each = " and ".join(f"{n:g} {kind}{'s' * (n > 1)}" for kind, n in kinds.items() if n)
-        there = " and ".join(f"{free.get(kind, 0):g} {kind}s" for kind, n in kinds.items() if n)
-        return f"{size.workers} workers of {each} were asked for, {there} are free on the cluster"
+        each = " and ".join(f"{n:g} {kind}" for kind, n in kinds.items() if n)
+        there = " and ".join(f"{free.get(kind, 0):g} {kind}" for kind, n in kinds.items() if n)
+        return f"of the cluster {there} are free, each of {size.workers} workers takes {each}"
 
     def _ask(self, method: str, *values: Any) -> Any:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,7 +18,8 @@ from ..stages.swap.pack import Pack
 from .device import compute_device
 from .failure import Policy
 from .ledger import Ledger
-from .local import Renderer, run_segments
+from .local import Renderer, prefetch, run_segments
+from .look import Look, View, look
 from .progress import Listener, Stopwatch
 from .work import Work
 
@@ -51,6 +52,10 @@ class Executor(Protocol):
 
     def networks(self, pack: Pack, device: str, dtype: str) -> Networks:
         """The networks that this process looks at the source and the clip with."""
+        ...
+
+    def looks(self, view: View, pack: Pack, watch: Stopwatch) -> Generator[Look, None, None]:
+        """Looks at all frames of a clip, in order; close it when no more are wanted."""
         ...
 
     def render(
@@ -99,6 +104,11 @@ class LocalExecutor:
     def networks(self, pack: Pack, device: str, dtype: str) -> Networks:
         """As ``Networks.load``, once."""
         return self._loaded.networks(pack, device, dtype)
+
+    def looks(self, view: View, pack: Pack, watch: Stopwatch) -> Generator[Look, None, None]:
+        """A thread looks ahead."""
+        end = view.info.frames
+        return prefetch(look(view.info, view.settings, pack, 0, end, watch, tolerant=view.tolerant), 4)
 
     def render(
         self,

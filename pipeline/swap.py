@@ -15,6 +15,7 @@ from .executor import Executor, LocalExecutor, Rendering
 from .files import sha256_of
 from .job import Identity, Job
 from .ledger import Done
+from .look import View
 from .mirror import Mirror
 from .placing import Placing, left_by_a_crash, plan_digest
 from .plan import Plan
@@ -252,15 +253,13 @@ class _Run:
     def _plan(self, info: ClipInfo, pack: Pack, networks: Networks, job: Job) -> Plan:
         from .analyse import analyse
 
-        plan = analyse(
-            info,
-            self.settings,
-            pack,
-            lambda c: networks.embed(c[None])[0],
-            self.listener,
-            self.watch,
-            tolerant=self.request.policy.on_error == "passthrough",
-        )
+        tolerant = self.request.policy.on_error == "passthrough"
+        view = View(info, self.settings, self._pack_name, self.request.urls.clip, tolerant)
+        looks = self.executor.looks(view, pack, self.watch)
+        with contextlib.closing(looks):
+            plan = analyse(
+                info, self.settings, looks, lambda c: networks.embed(c[None])[0], self.listener, self.watch
+            )
         if not plan.sources:
             if not self.request.allow_no_face:
                 raise FaceError(

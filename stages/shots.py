@@ -21,6 +21,8 @@ from .records import F32, U8
 _WIDTH, _HEIGHT = 64, 36
 _HISTORY = 12  # frames of which the usual change is taken
 
+Description = tuple[F32, F32, F32]
+
 
 class ShotDetector:
     """Called frame by frame, in order; says whether a frame begins a new shot.
@@ -34,16 +36,17 @@ class ShotDetector:
         if not 0 < threshold <= 1:
             raise ValueError(f"threshold must be in (0, 1], got {threshold}")
         self._threshold = threshold
-        self._last: tuple[F32, F32, F32] | None = None
+        self._last: Description | None = None
         self._recent: deque[float] = deque(maxlen=_HISTORY)
 
     def is_cut(self, rgb: U8) -> bool:
         """Whether this frame, (H, W, 3) uint8 RGB, starts a new shot; the first frame never does."""
-        now = _describe(rgb)
+        now = describe(rgb)
         last, self._last = self._last, now
-        if last is None:
-            return False
-        change = _difference(last, now)
+        return last is not None and self.cuts(difference(last, now))
+
+    def cuts(self, change: float) -> bool:
+        """Whether a frame that differs so much from the one before starts a new shot (``difference``)."""
         # Cuts stay in the history: the median shrugs one off, and a take that begins with a fast
         # pan would otherwise never be learnt.
         usual = float(np.median(self._recent)) if self._recent else 0.1
@@ -52,7 +55,7 @@ class ShotDetector:
         return change > min(0.95, usual + need)
 
 
-def _describe(rgb: U8) -> tuple[F32, F32, F32]:
+def describe(rgb: U8) -> Description:
     """Luma thumbnail, its blurred copy (small motion hardly counts), colour histogram (sums to 1)."""
     small = cv2.resize(rgb, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA)
     luma = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
@@ -71,7 +74,7 @@ def _describe(rgb: U8) -> tuple[F32, F32, F32]:
     return luma, cast(F32, smooth), cast(F32, cube.ravel() / cube.sum())
 
 
-def _difference(a: tuple[F32, F32, F32], b: tuple[F32, F32, F32]) -> float:
+def difference(a: Description, b: Description) -> float:
     """How different two frames are, in [0, 1]."""
     x, y = a[1] - a[1].mean(), b[1] - b[1].mean()
     power = float(np.sqrt((x**2).mean() * (y**2).mean()))

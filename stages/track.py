@@ -81,6 +81,10 @@ class Tracker:
 
     def update(self, index: int, rgb: U8, detections: list[Detection], cut: bool) -> None:
         """Take in one frame: its index, picture (H, W, 3) and faces; ``cut`` if it begins a shot."""
+        self.follow(index, detections, [aligned_face(rgb, d.landmarks) for d in detections], cut)
+
+    def follow(self, index: int, detections: Sequence[Detection], crops: Sequence[U8], cut: bool) -> None:
+        """The same without the picture: the faces aligned (``aligned_face``), one for each detection."""
         if self._shot_start is None:
             self._shot_start = index
         elif cut:
@@ -90,7 +94,7 @@ class Tracker:
         lost = [t for t in self._live if index - t.frames[-1] - 1 > MAX_GAP]
         self._close(lost, self._settings.min_track_frames)
         self._live = [t for t in self._live if t not in lost]
-        pairs = self._assign(index, rgb, detections)
+        pairs = self._assign(index, detections, crops)
         for column, detection in enumerate(detections):
             if column in pairs:
                 track = self._live[pairs[column]]
@@ -99,7 +103,7 @@ class Tracker:
                 self._live.append(track)
             track.frames.append(index)
             track.found.append(detection)
-            self._consider_view(track, index, rgb, detection)
+            self._consider_view(track, index, crops[column], detection)
 
     def finish(self) -> list[Track]:
         """All tracks, numbered from 0 by first frame (the larger face first where two begin together)."""
@@ -107,7 +111,7 @@ class Tracker:
         ordered = sorted(self._done, key=lambda t: (int(t.frames[0]), -t.mean_area, float(t.boxes[0, 0])))
         return [replace(track, id=i) for i, track in enumerate(ordered)]
 
-    def _assign(self, index: int, rgb: U8, detections: list[Detection]) -> dict[int, int]:
+    def _assign(self, index: int, detections: Sequence[Detection], crops: Sequence[U8]) -> dict[int, int]:
         """Detection → live track."""
         shape = (len(self._live), len(detections))
         if 0 in shape:
@@ -120,7 +124,7 @@ class Tracker:
 
         def cosine(row: int, column: int) -> float:
             if column not in seen:
-                seen[column] = self._embed(aligned_face(rgb, detections[column].landmarks))
+                seen[column] = self._embed(crops[column])
             return float(self._identity(self._live[row], 2) @ seen[column])
 
         cost = np.where(near, 1 - iou, 1e3)
@@ -145,7 +149,7 @@ class Tracker:
             pairs |= _solve(far)
         return pairs
 
-    def _consider_view(self, track: _Live, index: int, rgb: U8, detection: Detection) -> None:
+    def _consider_view(self, track: _Live, index: int, crop: U8, detection: Detection) -> None:
         """Keep a few good, well spaced looks at the face: large, frontal, surely detected."""
         quality = (
             detection.score * _frontal(detection.landmarks) * min(1.0, float(detection.area) ** 0.5 / 112)
@@ -157,7 +161,7 @@ class Tracker:
             return
         if rival is not None:
             views.remove(rival)
-        views.append(_View(quality, index, aligned_face(rgb, detection.landmarks)))
+        views.append(_View(quality, index, crop))
 
     def _identity(self, track: _Live, looks: int = _VIEWS) -> F32:
         """Unit mean embedding (D,) of the best views of a track."""

@@ -16,6 +16,7 @@ from ldvid.pipeline.analyse import analyse
 from ldvid.pipeline.failure import Policy
 from ldvid.pipeline.job import Identity, Job
 from ldvid.pipeline.local import Renderer
+from ldvid.pipeline.look import look
 from ldvid.pipeline.progress import Silent, Stopwatch
 from ldvid.pipeline.work import Work
 from ldvid.stages.decode import probe
@@ -41,7 +42,8 @@ def test_frames_go_through_one_by_one(
 ) -> None:
     settings = Settings(keyframe_interval=16, segment_frames=16)
     info = probe(example_clip, end=16 / 12)
-    plan = analyse(info, settings, pack, lambda c: networks.embed(c[None])[0], Silent(), Stopwatch())
+    looks = look(info, settings, pack, 0, info.frames, Stopwatch())
+    plan = analyse(info, settings, looks, lambda c: networks.embed(c[None])[0], Silent(), Stopwatch())
     monkeypatch.setattr(SwapStage, "process", negative)
     alive: list[weakref.ref[np.ndarray]] = []
     most = 0

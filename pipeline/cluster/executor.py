@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -20,11 +20,13 @@ from ..device import compute_device
 from ..executor import Loaded, Rendering
 from ..failure import Policy
 from ..ledger import Ledger
+from ..look import Look, View
 from ..progress import Listener, Stopwatch
 from ..request import RayOptions
 from ..work import Work
 from .connect import Size, connected
 from .foreman import Busy, JobState
+from .looking import looks_of
 from .pool import Pool, open_pool
 from .worker import Warm
 
@@ -81,6 +83,10 @@ class RayExecutor:
             if self._pool is None:
                 self._pool = self._stack.enter_context(open_pool(self._size, self.policy, warm))
             return self._pool
+
+    def looks(self, view: View, pack: Pack, watch: Stopwatch) -> Generator[Look, None, None]:
+        """Pieces of the clip are looked at all over the cluster."""
+        return looks_of(view, watch)
 
     def render(
         self,

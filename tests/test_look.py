@@ -98,6 +98,7 @@ def test_a_cluster_looks_the_same(example_clip: Path, pack: Pack, monkeypatch: p
         watch = Stopwatch()
         looks = list(looking.looks_of(View(info, SETTINGS, "starter"), watch))
         assert same(looks, whole(info, pack))
+        assert all(crop.flags.writeable for x in looks for crop in x.crops)
         assert watch.seconds["detect"] > 0
         gone = View(info, SETTINGS, "no such pack")
         with pytest.raises(Exception, match="no such pack"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import deque
 from collections.abc import Generator
 from dataclasses import replace
@@ -32,7 +33,7 @@ def looks_of(view: View, watch: Stopwatch) -> Generator[Look, None, None]:
             while starts and len(out) < cpus + _AHEAD:
                 start = starts.popleft()
                 out.append(task.remote(order, start, min(start + _PIECE, view.info.frames)))
-            looks, seconds, error = ray.get(out.popleft())
+            looks, seconds, error = pickle.loads(ray.get(out.popleft()))
             for stage, took in seconds.items():
                 watch.seconds[stage] = watch.seconds.get(stage, 0.0) + took
             yield from looks
@@ -43,8 +44,11 @@ def looks_of(view: View, watch: Stopwatch) -> Generator[Look, None, None]:
             ray.cancel(reference)
 
 
-def _look_at(view: View, start: int, stop: int) -> tuple[list[Look], dict[str, float], Exception | None]:
-    """One piece: the looks as far as they came, seconds by stage, and what ended them early."""
+def _look_at(view: View, start: int, stop: int) -> bytes:
+    """One piece, pickled: the looks as far as they came, seconds by stage, and what ended them early.
+
+    Arrays that Ray hands over itself can't be written to, and hold its memory for as long as one is kept.
+    """
     import cv2
 
     from ..pack_at_hand import pack_at_hand
@@ -56,6 +60,7 @@ def _look_at(view: View, start: int, stop: int) -> tuple[list[Look], dict[str, f
         info = view.info if view.url is None else replace(view.info, path=localise(view.url))
         pack = pack_at_hand(view.pack)
         looks.extend(look(info, view.settings, pack, start, stop, watch, tolerant=view.tolerant))
+        found: tuple[Any, ...] = (looks, watch.seconds, None)
     except Exception as error:  # as a value, so that it arrives as it is
-        return looks, watch.seconds, error
-    return looks, watch.seconds, None
+        found = (looks, watch.seconds, error)
+    return pickle.dumps(found, protocol=4)

@@ -1,13 +1,12 @@
 """Peak memory by the clip's length: the same for 10 seconds and for 3 minutes of the same 720p video.
 
     python benchmarks/memory.py [--seconds 2 6] [--executor local ray] [--device auto] [--workers 1]
-        [--set key=value] [--json FILE]
+        [--rate 12] [--set key=value] [--json FILE]
 
 Each row is ``ldvid swap`` in a process of its own on a 1280×720 clip (examples/clip.mp4 scaled, back and
-forth, at its own 12 frames a second). The peaks are the kernel's own (VmHWM) of the driver and of every
+forth, ``--rate`` frames a second). The peaks are the kernel's own (VmHWM) of the driver and of every
 process it started, the largest of a kind; with Ray they count the shared object store wherever it is
-mapped. *ratio* is the longest clip's peak over the shortest's. The figure in docs/scaling.md is of
-``--seconds 10 180`` with the cheapest swap, ``--set steps=1 --set start=target``.
+mapped. *ratio* is the longest clip's peak over the shortest's. docs/scaling.md has it for 10 s and 3 min.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def peak_of(pid: int) -> tuple[str, int]:
 def measure(args: argparse.Namespace, executor: str, seconds: float, folder: Path) -> dict[str, Any]:
     """One row: the peaks by kind of process."""
     clip = folder / f"{seconds:g}.mp4"
-    frames = write_long_clip(clip, seconds, 1280, 720, rate=12)
+    frames = write_long_clip(clip, seconds, 1280, 720, args.rate)
     command = [sys.executable, "-m", "ldvid", "swap", str(clip), "--source", str(ROOT / "examples/face.png")]
     command += ["-o", str(folder / f"{executor}-{seconds:g}.mp4"), "--device", args.device, "--quiet"]
     command += [part for value in args.set for part in ("--set", value)]
@@ -119,6 +118,7 @@ def main() -> None:
     parser.add_argument("--executor", nargs="+", default=["local", "ray"], choices=("local", "ray"))
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--rate", type=int, default=12)
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

@@ -6,7 +6,10 @@ The faults come from a user's guidance term and from files that break; nothing i
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import textwrap
 import threading
 import time
@@ -17,13 +20,14 @@ from typing import Any
 import cv2
 import pytest
 from ldvid.configs import Settings, load_settings
-from ldvid.errors import InputError, JobError, SettingsError
+from ldvid.errors import InputError, JobError, PackError, SettingsError
 from ldvid.pipeline.executor import Executor
 from ldvid.pipeline.failure import Policy
 from ldvid.pipeline.progress import Silent
 from ldvid.pipeline.request import RayOptions, SwapRequest
 from ldvid.pipeline.swap import swap_clip
 from ldvid.stages.decode import open_reader, probe
+from ldvid.stages.swap.pack import Pack
 
 ray = pytest.importorskip("ray")
 from ldvid.pipeline.cluster.executor import RayExecutor  # noqa: E402 - needs Ray
@@ -106,7 +110,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A head that does no work, and two machines; in their processes a frame's file may hang, see HANG."""
     hooks = tmp_path_factory.mktemp("hooks")
     (hooks / "ldvid_test_hang.py").write_text(textwrap.dedent(HANG))
-    store = {"object_store_memory": 100 * 2**20}
+    store: dict[str, Any] = {"object_store_memory": 100 * 2**20}
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **store}
     )
@@ -119,7 +123,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     ray.init(address=cluster.address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
     yield cluster
     ray.shutdown()
-    cluster.shutdown()
+    cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +173,7 @@ def swap(tmp_path: Path, frames: Path, example_face: Path) -> Swap:
         *,
         name: str = "out",
         job: str = "job",
+        pack_folder: Path | None = None,
         policy: Policy | None = None,
         **changes: Any,
     ) -> Any:
@@ -178,6 +183,7 @@ def swap(tmp_path: Path, frames: Path, example_face: Path) -> Swap:
             settings_of(tmp_path, kind, **changes),
             tmp_path / name,
             job=tmp_path / job,
+            pack_folder=pack_folder,
             threads=1,
             device="cpu",
             policy=policy or (executor.policy if executor is not None else Policy()),
@@ -354,10 +360,88 @@ def test_a_full_memory_halves_the_batch(
     assert pictures(tmp_path / "out") == undisturbed, "the crops' rows are those of a batch of 2"
 
 
+def test_a_pack_that_a_machine_lacks_ends_the_job_at_once(
+    tmp_path: Path, swap: Swap, pack: Pack, failing: RayExecutor
+) -> None:
+    class Gone(Silent):
+        def start(self, stage: str, total: int, done: int = 0) -> None:
+            if stage == "swap":
+                (tmp_path / "pack").unlink()
+
+    (tmp_path / "pack").symlink_to(pack.folder)
+    # Another precision, as the workers keep the networks they have.
+    with pytest.raises(PackError, match=r"^segment ., swap: .*pack") as caught:
+        swap("", failing, Gone(), pack_folder=tmp_path / "pack", dtype="bfloat16")
+    assert "attempts" not in str(caught.value), "trying again would not help"
+
+
+def processes(name: str) -> list[int]:
+    """The workers of this process's clusters that are called so."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if (entry / "cmdline").read_bytes().startswith(name.encode()):
+                raylet = parent(int(entry.name))
+                found += [int(entry.name)] if parent(raylet) == os.getpid() else []
+    return found
+
+
+def parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+class AtFirst(Silent):
+    """Does something when the first frames are swapped."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self.act: Callable[[], None] | None = act
+
+    def advance(self, stage: str, frames: int = 1) -> None:
+        if stage == "swap" and self.act is not None:
+            self.act()
+            self.act = None
+
+
+def test_the_feed_begins_anew_where_it_was(
+    tmp_path: Path, swap: Swap, failing: RayExecutor, undisturbed: list[bytes]
+) -> None:
+    killed: list[int] = []
+
+    def kill() -> None:
+        for process in processes("ray::ReadFeed"):
+            os.kill(process, signal.SIGKILL)
+            killed.append(process)
+
+    for name in ("first", "second"):
+        summary = swap("", failing, AtFirst(kill), name=name, job=f"{name}-job")
+        assert pictures(tmp_path / name) == undisturbed
+        assert (summary.retried, summary.frames_swapped) == ((), FRAMES)
+    assert len(killed) >= 2
+
+
+def test_a_broken_down_execution_is_an_error_and_leaves_nothing_on_the_cluster(
+    tmp_path: Path, swap: Swap, cluster: Cluster, failing: RayExecutor, undisturbed: list[bytes]
+) -> None:
+    swap("", failing, name="warm", job="warm-job")
+    free = ray.available_resources()["CPU"]
+    executor = RayExecutor(RayOptions(workers=1), Policy(retries=0))
+    with pytest.raises(JobError, match=r"^Ray gave up: ") as caught, executor:
+        swap("", executor, AtFirst(lambda: ray.kill(executor.pool()._foreman)))
+    assert "\n" not in str(caught.value)
+    assert any("the same command goes on from there" in note for note in caught.value.__notes__)
+    until = time.monotonic() + 15
+    while ray.available_resources()["CPU"] < free and time.monotonic() < until:
+        time.sleep(0.2)
+    assert ray.available_resources()["CPU"] >= free
+    summary = swap("", failing)
+    assert summary.frames_swapped == FRAMES
+    assert pictures(tmp_path / "out") == undisturbed
+
+
 def test_a_machine_that_goes_away(
     tmp_path: Path, swap: Swap, cluster: Cluster, failing: RayExecutor, undisturbed: list[bytes]
 ) -> None:
-    removed = []
+    removed: list[str] = []
 
     def remove() -> None:
         until = time.monotonic() + 100

@@ -136,10 +136,11 @@ def _size(options: RayOptions, device: str, threads: int | None) -> Size:
         if wanted > gpus:
             raise SettingsError(f"--gpus {wanted:g}: the cluster has {gpus:g}")
         workers = options.workers or int(wanted / options.gpu_fraction)
-        if workers * options.gpu_fraction > gpus:
+        if workers * options.gpu_fraction > wanted:
+            held = "the cluster has" if options.gpus is None else "--gpus gives"
             raise SettingsError(
                 f"--workers {workers}: with --gpu-fraction {options.gpu_fraction:g} they need "
-                f"{workers * options.gpu_fraction:g} GPUs, the cluster has {gpus:g}"
+                f"{workers * options.gpu_fraction:g} GPUs, {held} {wanted:g}"
             )
         return Size(workers, 1.0, options.gpu_fraction)
     if options.gpus:

@@ -96,8 +96,11 @@ class Pool:
             for _ in self._dataset.iter_internal_ref_bundles():
                 pass
         except BaseException as error:
-            self._broken = error
+            # Without its frames: they hold the workers, which go when nobody holds them any more.
+            self._broken = error.with_traceback(None)
+            error.__cause__ = error.__context__ = None
         finally:
+            self._dataset = None
             self._ended.set()
 
     def add(self, key: str, work: Work, segments: list[Segment]) -> None:

@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from ldvid.configs import load_settings
-from ldvid.pipeline.executor import Executor, LocalExecutor, Rendering
+from ldvid.pipeline.executor import Executor, LocalExecutor
 from ldvid.pipeline.failure import Policy
 from ldvid.pipeline.request import RayOptions, SwapRequest
 from ldvid.pipeline.swap import swap_clip
+from ldvid.pipeline.work import Rendering
 from long_clip import write_long_clip
 from rich.console import Console
 from rich.table import Table

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..stages.records import Segment
@@ -19,21 +18,9 @@ from .device import compute_device
 from .failure import Policy
 from .ledger import Ledger
 from .local import Renderer, prefetch, run_segments
-from .look import Look, View, look
+from .look import Look, look
 from .progress import Listener, Stopwatch
-from .work import Work
-
-
-@dataclass
-class Rendering:
-    """How a rendering went: seconds of wall clock, the swap's workers and the share of that time in
-    which they computed, and what had to be tried again."""
-
-    seconds: float = 0.0
-    workers: int = 0
-    share: float = 0.0
-    retried: list[str] = field(default_factory=list)
-    devices: list[str] = field(default_factory=list)
+from .work import Rendering, View, Work
 
 
 class Executor(Protocol):

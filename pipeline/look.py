@@ -35,18 +35,6 @@ class Look:
     lost: str | None = None
 
 
-@dataclass(frozen=True)
-class View:
-    """A clip to look at, as any machine needs to know it: ``pack`` by name or folder, ``url`` of the clip
-    if it isn't a path; ``tolerant`` of frames that can't be decoded."""
-
-    info: ClipInfo
-    settings: Settings
-    pack: str
-    url: str | None = None
-    tolerant: bool = False
-
-
 def look(
     info: ClipInfo,
     settings: Settings,

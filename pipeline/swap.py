@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import FaceError, Interrupted, SettingsError
 from .deliver import Delivery, copied, passed_through, ranges_of
 from .device import cpu_threads
-from .executor import Executor, LocalExecutor, Rendering
 from .files import sha256_of
 from .job import Identity, Job
 from .ledger import Done
-from .look import View
 from .mirror import Mirror
 from .placing import Placing, left_by_a_crash, plan_digest
 from .plan import Plan
@@ -31,12 +30,13 @@ from .target import (
     default_output,
     staged,
 )
-from .work import Work, term_files
+from .work import Rendering, View, Work, term_files
 
 if TYPE_CHECKING:
     from ..stages.records import ClipInfo, SourceFace
     from ..stages.swap.networks import Networks
     from ..stages.swap.pack import Pack
+    from .executor import Executor
 
 
 def swap_clip(
@@ -53,11 +53,7 @@ def swap_clip(
     listener = listener if listener is not None else Silent()
     try:
         with cpu_threads(request.threads), contextlib.ExitStack() as stack:
-            if executor is None and request.ray is not None:
-                from .cluster.executor import RayExecutor  # Ray is imported for this alone
-
-                executor = stack.enter_context(RayExecutor(request.ray, request.policy))
-            return _Run(request, listener, executor or LocalExecutor(request.policy)).run()
+            return _Run(request, listener, executor, stack).run()
     finally:
         listener.close()
 
@@ -65,9 +61,15 @@ def swap_clip(
 class _Run:
     """One call of ``swap_clip``: checks, analysis, rendering, delivery."""
 
-    def __init__(self, request: SwapRequest, listener: Listener, executor: Executor) -> None:
+    def __init__(
+        self,
+        request: SwapRequest,
+        listener: Listener,
+        executor: Executor | None,
+        stack: contextlib.ExitStack,
+    ) -> None:
         self.request, self.listener, self.settings = request, listener, request.settings
-        self.executor = executor
+        self._given, self._stack = executor, stack
         self.watch = Stopwatch()
         self.rendering = Rendering()
         self.warnings: list[str] = []
@@ -80,6 +82,19 @@ class _Run:
         self._pack_name = request.settings.pack if folder is None else str(folder)
         self.resumable = False
         self.placing: Placing | None = None  # of an earlier run that was killed in its last moment
+
+    @cached_property
+    def executor(self) -> Executor:
+        """Made when it is first needed: what can be refused is refused before torch or Ray is imported."""
+        if self._given is not None:
+            return self._given
+        if self.request.ray is not None:
+            from .cluster.executor import RayExecutor
+
+            return self._stack.enter_context(RayExecutor(self.request.ray, self.request.policy))
+        from .executor import LocalExecutor
+
+        return LocalExecutor(self.request.policy)
 
     def run(self) -> Summary:
         """Everything, in the order in which it can fail cheapest."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import __version__
 from ..configs import Settings
 from ..errors import InputError, JobError
-from ..stages.records import F32, SourceFace
+from ..stages.records import F32, ClipInfo, SourceFace
 from .ledger import Ledger
 from .mirror import Mirror
 from .plan import Plan
@@ -53,6 +53,30 @@ class Work:
         """The job's ledger as this machine sees it."""
         mirror = None if self.urls.job is None else Mirror(self.urls.job)
         return Ledger(self.folder, self.digest, mirror)
+
+
+@dataclass(frozen=True)
+class View:
+    """A clip to look at, as any machine needs to know it: ``pack`` by name or folder, ``url`` of the clip
+    if it isn't a path; ``tolerant`` of frames that can't be decoded."""
+
+    info: ClipInfo
+    settings: Settings
+    pack: str
+    url: str | None = None
+    tolerant: bool = False
+
+
+@dataclass
+class Rendering:
+    """How a rendering went: seconds of wall clock, the swap's workers and the share of that time in
+    which they computed, and what had to be tried again."""
+
+    seconds: float = 0.0
+    workers: int = 0
+    share: float = 0.0
+    retried: list[str] = field(default_factory=list)
+    devices: list[str] = field(default_factory=list)
 
 
 def term_files(settings: Settings) -> dict[str, bytes]:

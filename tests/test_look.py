@@ -10,8 +10,9 @@ import pytest
 from ldvid.configs import Settings
 from ldvid.errors import InputError
 from ldvid.pipeline.analyse import analyse
-from ldvid.pipeline.look import Look, View, look
+from ldvid.pipeline.look import Look, look
 from ldvid.pipeline.progress import Silent, Stopwatch
+from ldvid.pipeline.work import View
 from ldvid.stages.decode import probe
 from ldvid.stages.encode import encode_picture
 from ldvid.stages.folder import read_picture

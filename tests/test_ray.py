@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 from ldvid.configs import Settings, load_settings
-from ldvid.pipeline.executor import Rendering
 from ldvid.pipeline.failure import Policy
 from ldvid.pipeline.files import sha256_of
 from ldvid.pipeline.request import RayOptions, Summary, SwapRequest
 from ldvid.pipeline.swap import swap_clip
+from ldvid.pipeline.work import Rendering
 from ldvid.stages.records import Segment
 
 ray = pytest.importorskip("ray")

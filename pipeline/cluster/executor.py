@@ -17,13 +17,13 @@ from ...stages.records import Segment
 from ...stages.swap.networks import Networks
 from ...stages.swap.pack import Pack
 from ..device import compute_device
-from ..executor import Loaded, Rendering
+from ..executor import Loaded
 from ..failure import Policy
 from ..ledger import Ledger
-from ..look import Look, View
+from ..look import Look
 from ..progress import Listener, Stopwatch
 from ..request import RayOptions
-from ..work import Work
+from ..work import Rendering, View, Work
 from .connect import Size, connected
 from .foreman import Busy, JobState
 from .looking import looks_of

@@ -10,8 +10,9 @@ from typing import Any
 
 import ray
 
-from ..look import Look, View, look
+from ..look import Look, look
 from ..progress import Stopwatch
+from ..work import View
 
 _PIECE = 96  # frames a task looks at: a few seconds of work, a few megabytes of faces
 _AHEAD = 2  # pieces that wait, beside those being looked at

@@ -19,7 +19,7 @@ from ..request import RayOptions
 from .environment import passed_on, read_runtime_env
 
 _SPARE = 2  # CPUs beside the swap's workers, for decoding and encoding
-_STORE = 2 * 2**30  # bytes of object store at most; a segment on its way has about 1.3 MB a face
+_STORE = 2 * 2**30  # bytes of object store at most; on their way are about 1.3 MB a face and frame
 
 
 @dataclass(frozen=True)

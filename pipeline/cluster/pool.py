@@ -13,6 +13,7 @@ no more tickets are out than ``window``: that bounds memory, whatever the clip's
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Iterator
@@ -159,6 +160,7 @@ class Pool:
         """End it without waiting for what is out: without a foreman the feed breaks off, and with it all."""
         ray.kill(self._foreman)
         self._thread.join(_PATIENCE)
+        gc.collect()  # workers go with their last handle, and what broke off is full of cycles that hold some
 
 
 @contextmanager

@@ -128,6 +128,7 @@ def batch(
         gpu_fraction=gpu_fraction,
         workers=workers,
         time_limit=time_limit,
+        debug=debug,
         dashboard=ray_dashboard,
         runtime_env=ray_runtime_env,
     )

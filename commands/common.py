@@ -37,6 +37,7 @@ def ray_options(
     time_limit: float | None,
     dashboard: bool = False,
     runtime_env: str | None = None,
+    debug: bool = False,
 ) -> RayOptions | None:
     """What ``--executor`` and the flags that belong to it ask for; None: this process.
 
@@ -61,7 +62,7 @@ def ray_options(
         return None
     if importlib.util.find_spec("ray") is None:
         raise SettingsError("--executor ray: Ray is not installed; pip install 'ldvid[ray]'")
-    return RayOptions(address, gpus, gpu_fraction, workers, dashboard, runtime_env)
+    return RayOptions(address, gpus, gpu_fraction, workers, dashboard, runtime_env, debug)
 
 
 def hush() -> None:

@@ -78,6 +78,7 @@ def render(
             gpu_fraction=gpu_fraction,
             workers=workers,
             time_limit=time_limit,
+            debug=debug,
             dashboard=ray_dashboard,
             runtime_env=ray_runtime_env,
         ),

@@ -130,6 +130,7 @@ def swap(
             gpu_fraction=gpu_fraction,
             workers=workers,
             time_limit=time_limit,
+            debug=debug,
             dashboard=ray_dashboard,
             runtime_env=ray_runtime_env,
         ),

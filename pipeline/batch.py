@@ -152,9 +152,7 @@ class _Batch:
             else:
                 from .cluster.executor import RayExecutor  # Ray is imported for this alone
 
-                executor = ray = stack.enter_context(
-                    RayExecutor(request.ray, request.policy, debug=request.debug)
-                )
+                executor = ray = stack.enter_context(RayExecutor(request.ray, request.policy))
             # Once for all, as each clip's run sets the number for the whole process and puts it back.
             threads = executor.device(request.device, request.threads)[1] or request.threads
             stack.enter_context(cpu_threads(threads))

@@ -16,7 +16,8 @@ class RayOptions:
     ``address`` None is RAY_ADDRESS or, without it, a cluster started on this machine for this call.
     ``gpus`` are used in all, None all that there are, each shared by 1 / ``gpu_fraction`` workers;
     ``workers`` None is what fits. ``runtime_env`` is a YAML or JSON file, or JSON, of what the workers run
-    in; ``dashboard`` starts Ray's if the cluster is started here, and its address is told.
+    in; ``dashboard`` starts Ray's if the cluster is started here, and its address is told; ``debug`` shows
+    what its workers print.
     """
 
     address: str | None = None
@@ -25,6 +26,7 @@ class RayOptions:
     workers: int | None = None
     dashboard: bool = False
     runtime_env: str | None = None
+    debug: bool = False
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def test_variables_arrive_in_the_workers_of_a_cluster_that_was_there(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     given = '{"env_vars": {"LDVID_CACHE_LIMIT": "7GB", "HF_ENDPOINT": "http://file/hub"}}'
     options = RayOptions(address=cluster.address, runtime_env=given, workers=1, dashboard=True)
-    with connected(options, "cpu", 1, debug=False) as size:
+    with connected(options, "cpu", 1) as size:
         there = ray.get(ray.remote(lambda: {n: os.environ.get(n) for n in names}).remote())
     assert there == {
         "AWS_ENDPOINT_URL": "http://driver:9000",

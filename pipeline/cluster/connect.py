@@ -39,7 +39,7 @@ class Size:
 
 
 @contextmanager
-def connected(options: RayOptions, device: str, threads: int | None, *, debug: bool) -> Iterator[Size]:
+def connected(options: RayOptions, device: str, threads: int | None) -> Iterator[Size]:
     """A connection to the cluster, and the pool's size there.
 
     ``device`` is ``auto``, ``cpu`` or ``cuda``. A cluster that was started for this is ended afterwards;
@@ -50,7 +50,7 @@ def connected(options: RayOptions, device: str, threads: int | None, *, debug: b
     """
     ours = not ray.is_initialized()
     address = options.address or os.environ.get("RAY_ADDRESS")
-    notes = _start(address, options, threads, debug=debug) if ours else ()
+    notes = _start(address, options, threads) if ours else ()
     try:
         yield replace(_size(options, device, threads), notes=notes)
     finally:
@@ -58,9 +58,9 @@ def connected(options: RayOptions, device: str, threads: int | None, *, debug: b
             ray.shutdown()
 
 
-def _start(address: str | None, options: RayOptions, threads: int | None, *, debug: bool) -> tuple[str, ...]:
-    given: dict[str, Any] = {"log_to_driver": debug, "include_dashboard": options.dashboard}
-    given["logging_level"] = logging.INFO if debug else logging.ERROR
+def _start(address: str | None, options: RayOptions, threads: int | None) -> tuple[str, ...]:
+    given: dict[str, Any] = {"log_to_driver": options.debug, "include_dashboard": options.dashboard}
+    given["logging_level"] = logging.INFO if options.debug else logging.ERROR
     if address is None:
         cores = os.cpu_count() or 1
         # Logical CPUs: the workers', and some that are always free for decoding and encoding.
@@ -71,7 +71,7 @@ def _start(address: str | None, options: RayOptions, threads: int | None, *, deb
         del given["include_dashboard"]
     notes = _set_environment(given, options)
     try:
-        with contextlib.nullcontext() if debug else _hushed():
+        with contextlib.nullcontext() if options.debug else _hushed():
             context = ray.init(**given)
     except Exception as error:
         text = " ".join(str(error).split())

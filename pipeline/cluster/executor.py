@@ -37,8 +37,8 @@ _SILENCE = 60.0  # seconds without a word of any worker, after which the user is
 class RayExecutor:
     """Connects when it first must, and gives one pool of workers to all its jobs."""
 
-    def __init__(self, options: RayOptions, policy: Policy, *, debug: bool = False) -> None:
-        self.options, self.policy, self._debug = options, policy, debug
+    def __init__(self, options: RayOptions, policy: Policy) -> None:
+        self.options, self.policy = options, policy
         self._stack = ExitStack()
         self._guard = threading.Lock()
         self._size: Size | None = None
@@ -59,9 +59,7 @@ class RayExecutor:
         with self._guard:
             if self._size is None:
                 cores = compute_device("cpu", threads)[1]
-                self._size = self._stack.enter_context(
-                    connected(self.options, name, cores, debug=self._debug)
-                )
+                self._size = self._stack.enter_context(connected(self.options, name, cores))
             if self._size.device == "cuda" and self._gpu is None:
                 # Asked once: when the next job asks, the pool may have all GPUs.
                 gpu = ray.remote(_gpu_name).options(num_gpus=self._size.gpus, num_cpus=0)

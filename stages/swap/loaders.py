@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import CRITICAL
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import safe_open
@@ -20,9 +20,12 @@ from torch import Tensor, nn
 
 from ...errors import PackError
 from .autoencoder import TinyAutoencoder
+from .compact import CompactAutoencoder
 from .manifest import TaesdEntry, UNetFileEntry, UNetFolderEntry, VQEntry
-from .pack import Pack
 from .vq import VQAutoencoder
+
+if TYPE_CHECKING:
+    from .pack import Pack
 
 
 @contextmanager
@@ -124,16 +127,20 @@ def load_folder(kind: Any, folder: Path) -> Any:
 def load_autoencoder(pack: Pack) -> tuple[TinyAutoencoder | VQAutoencoder, nn.Module | None]:
     """E and D of the paper, and the preview decoder where the pack has one."""
     entry = pack.manifest.autoencoder
-    if isinstance(entry, TaesdEntry):
-        halves = pack.path(entry.encoder), pack.path(entry.decoder)
-        with naming(halves[0].parent):
-            tiny = TinyAutoencoder.load(*halves, entry.latent_channels)
-        if entry.preview is None:
-            return tiny, None
-        head = pack.path(entry.preview)
-        with naming(head):
-            return tiny, tiny.attach_preview(head)
-    return _load_vq(pack, entry), None
+    if isinstance(entry, VQEntry):
+        return _load_vq(pack, entry), None
+    halves = pack.path(entry.encoder), pack.path(entry.decoder)
+    with naming(halves[0].parent):
+        if isinstance(entry, TaesdEntry):
+            tiny, preview = TinyAutoencoder.load(*halves, entry.latent_channels), entry.preview
+        else:
+            preview = entry.guidance
+            tiny = CompactAutoencoder.load(*halves, entry.latent_channels, entry.width, entry.blocks)
+    if preview is None:
+        return tiny, None
+    head = pack.path(preview)
+    with naming(head):
+        return tiny, tiny.attach_preview(head)
 
 
 def _load_vq(pack: Pack, entry: VQEntry) -> VQAutoencoder:

@@ -72,6 +72,22 @@ class TaesdEntry(_Part):
     downscale: int
 
 
+class CompactEntry(_Part):
+    """The tiny autoencoder around a trained bottleneck: one file a half, and the guidance decoder.
+
+    ``width`` and ``blocks`` are the bottleneck's, on either side.
+    """
+
+    kind: Literal["compact"]
+    encoder: str
+    decoder: str
+    guidance: str | None = None
+    latent_channels: int = Field(gt=0)
+    downscale: Literal[8] = 8
+    width: int = Field(default=128, gt=0, multiple_of=8)
+    blocks: int = Field(default=4, ge=0)
+
+
 class VQEntry(_Part):
     """A diffusers ``VQModel`` folder: pictures in [−1, 1], latents as they are before quantisation.
 
@@ -161,7 +177,7 @@ class Manifest(_Part):
     crop_size: int
     template: tuple[tuple[float, float], ...] = Field(min_length=5, max_length=5)
     files: dict[str, FileEntry]
-    autoencoder: TaesdEntry | VQEntry = Field(discriminator="kind")
+    autoencoder: TaesdEntry | CompactEntry | VQEntry = Field(discriminator="kind")
     unet: UNetFileEntry | UNetFolderEntry = Field(discriminator="kind")
     schedule: ScheduleEntry
     identity: IdentityEntry

@@ -50,6 +50,8 @@ class Settings(BaseModel):
     start: Literal["target", "source"] = "target"
     start_keep: float = Field(default=1.0, ge=0, description="keep the target where parses differ; 0: never")
     start_hold: float = Field(default=0.0, ge=0, le=1, description="hold what was kept through the loop")
+    conditioning: Literal["gradient", "cfg", "both"] = "gradient"
+    cfg_scale: float = Field(default=1.0, ge=0, description="of cfg and both; 1: one evaluation a step")
     guidance: tuple[GuidanceTerm, ...] = ()
 
     # mask and paste (pixels of the crop)

@@ -58,6 +58,7 @@ class StillSwapper:
     ) -> None:
         self.settings = settings.model_copy(update={"batch": 1})
         self.pack = pack if pack is not None else open_pack(settings.pack)
+        self.pack.manifest.check(settings.conditioning)
         self.networks = networks if networks is not None else Networks.load(self.pack, device, settings.dtype)
         self.detector = open_detector(self.pack, settings.detector_threshold)
 

@@ -149,6 +149,7 @@ class _Run:
         options = EncodeOptions.from_settings(settings, info)
         check_container(self.output, options.codec if info.kind == "video" else None)
         pack = open_pack(self._pack_name)
+        pack.manifest.check(settings.conditioning)
         device, threads = self.executor.device(request.device, request.threads)
         identity = Identity(
             clip=str(request.clip),

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ...errors import PackError
 from .autoencoder import TinyAutoencoder
 from .compact import CompactAutoencoder
+from .identity_unet import IdentityUNet
 from .manifest import TaesdEntry, UNetFileEntry, UNetFolderEntry, VQEntry
 from .vq import VQAutoencoder
 
@@ -179,7 +180,11 @@ def _load_unet_file(path: Path, entry: UNetFileEntry) -> tuple[nn.Module, Tensor
     with naming(path):
         state = load_quantised(path)
         mean, std = state.pop("latent_mean"), state.pop("latent_std")
-        unet: nn.Module = cast(Any, UNet2DModel)(**entry.arguments)
+        unet: nn.Module
+        if entry.condition is None:
+            unet = cast(Any, UNet2DModel)(**entry.arguments)
+        else:
+            unet = IdentityUNet(entry.arguments, state["project.0.weight"].shape[1])
         unet.load_state_dict(state)
         return unet, mean, std
 

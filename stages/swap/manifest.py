@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ...errors import PackError
+from ...errors import PackError, SettingsError
 from ..records import F32
 
 
@@ -104,12 +104,16 @@ class VQEntry(_Part):
 
 
 class UNetFileEntry(_Part):
-    """Weights in one safetensors file with latent mean and deviation; the architecture stands here."""
+    """Weights in one safetensors file with latent mean and deviation; the architecture stands here.
+
+    ``condition`` "identity": an ``IdentityUNet``, trained on the pack's own embeddings as a condition.
+    """
 
     kind: Literal["file"]
     file: str
     arguments: dict[str, Any]
     class_label: int | None = None
+    condition: Literal["identity"] | None = None
 
 
 class UNetFolderEntry(_Part):
@@ -118,13 +122,25 @@ class UNetFolderEntry(_Part):
     kind: Literal["diffusers"]
     folder: str
     class_label: int | None = None
+    condition: None = None
 
 
 class ScheduleEntry(_Part):
-    timesteps: int
-    beta_schedule: Literal["scaled_linear", "linear"]
-    beta_start: float
-    beta_end: float
+    """The noise levels of the training (see ``schedule.alpha_bars``), and what the UNet predicts: ε, or
+    v = √ᾱ ε − √(1−ᾱ) z_0 (arXiv 2202.00512)."""
+
+    timesteps: int = Field(gt=1)
+    beta_schedule: Literal["scaled_linear", "linear", "cosine"]
+    beta_start: float | None = None
+    beta_end: float | None = None
+    shift: float = Field(default=1.0, gt=0)
+    prediction: Literal["epsilon", "v"] = "epsilon"
+
+    @model_validator(mode="after")
+    def _has_betas(self) -> ScheduleEntry:
+        if (self.beta_schedule == "cosine") != (self.beta_start is None and self.beta_end is None):
+            raise ValueError("beta_start and beta_end belong to scaled_linear and linear, which need both")
+        return self
 
 
 class IdentityEntry(_Part):
@@ -184,6 +200,14 @@ class Manifest(_Part):
     parser: ParserEntry
     detector: DetectorEntry
     pose: PoseEntry = PoseEntry(kind="judge")
+
+    def check(self, conditioning: str) -> None:
+        """SettingsError if the UNet can't be steered in that way (``Settings.conditioning``)."""
+        if conditioning != "gradient" and self.unet.condition is None:
+            raise SettingsError(
+                f"conditioning={conditioning}: the UNet of pack {self.name} was not trained to be told an "
+                "identity; use --set conditioning=gradient, or another --pack"
+            )
 
     def template_points(self) -> F32:
         """The five landmarks at the crop's size, (5, 2), order as in ``records``."""

@@ -18,6 +18,7 @@ from ...errors import SettingsError
 from ..align import ARCFACE_TEMPLATE
 from ..records import F32, U8
 from .autoencoder import TinyAutoencoder
+from .identity_unet import IdentityUNet
 from .loaders import load_autoencoder, load_parser, load_unet, naming
 from .manifest import Manifest
 from .onnx_torch import OnnxModule
@@ -87,7 +88,7 @@ class Networks:
         return cls(
             m, place, kind, autoencoder, unet, identity, parser,
             mean.to(place)[:, None, None], std.to(place)[:, None, None],
-            alpha_bars(s.timesteps, s.beta_schedule, s.beta_start, s.beta_end).to(place), preview,
+            alpha_bars(s.timesteps, s.beta_schedule, s.beta_start, s.beta_end, s.shift).to(place), preview,
         )  # fmt: skip
 
     def encode(self, image: Tensor) -> Tensor:
@@ -106,12 +107,35 @@ class Networks:
             Tensor, self.preview((latent * self.latent_std + self.latent_mean).to(self.dtype)).float()
         )
 
-    def predict_noise(self, z: Tensor, t: int) -> Tensor:
-        """ε_θ(z_t, t): (B, C, h, w) float32 → same."""
+    def predict_noise(self, z: Tensor, t: int, identity: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        """ε_θ(z_t, t): (B, C, h, w) float32 → same.
+
+        With unit embeddings ``identity`` (B, D), for packs whose UNet takes them: ε of that person, led
+        ``scale`` times as far from nobody in particular (arXiv 2207.12598, w + 1; 1 costs one
+        evaluation, any other number two).
+        """
+        if identity is None or scale == 1:
+            return self._noise(self._predict(z, t, identity), z, t)
+        told, nobody = self._predict(z.repeat(2, 1, 1, 1), t, identity.repeat(2, 1), half=True).chunk(2)
+        return self._noise(nobody + scale * (told - nobody), z, t)
+
+    def _predict(self, z: Tensor, t: int, identity: Tensor | None, *, half: bool = False) -> Tensor:
+        """The UNet's own output, float32; ``half``: the latter half of the rows is told nobody."""
+        step = torch.full((len(z),), t, device=z.device)
+        if isinstance(self.unet, IdentityUNet):
+            dropped = torch.arange(len(z), device=z.device) >= len(z) // 2 if half else None
+            return cast(Tensor, self.unet(z.to(self.dtype), step, identity, dropped).float())
+        if identity is not None:
+            raise ValueError(f"the UNet of pack {self.manifest.name} takes no identity")
         label = self.manifest.unet.class_label
         labels = None if label is None else torch.full((len(z),), label, device=z.device)
-        step = torch.full((len(z),), t, device=z.device)
         return cast(Tensor, self.unet(z.to(self.dtype), step, labels).sample.float())
+
+    def _noise(self, predicted: Tensor, z: Tensor, t: int) -> Tensor:
+        if self.manifest.schedule.prediction == "epsilon":
+            return predicted
+        alpha_bar = self.alpha_bar[t].to(z)
+        return alpha_bar**0.5 * predicted + (1 - alpha_bar) ** 0.5 * z
 
     def parse(self, image: Tensor) -> Tensor:
         """D_F: (B, 3, H, W) in [0, 1] → class probabilities (B, K, size, size) at the parser's size."""

@@ -34,7 +34,9 @@ class Sampling:
     2402.03201), so that no frame burns and none stays untouched. ``preview`` guides through the cheap
     half-resolution decode. ``background`` "start" is line 16 as printed, with ᾱ_k at every step; it
     leaves the background noised to level k in the result. It is here to be measured, no setting leads
-    to it; "previous" (ᾱ_{t−1}) is what §4.3 describes.
+    to it; "previous" (ᾱ_{t−1}) is what §4.3 describes. ``conditioning`` "cfg" leaves
+    lines 9–14 out and steers by the identity the UNet is told, ``cfg_scale`` times as far (§5.2 of the
+    paper); "both" does both.
     """
 
     steps: int
@@ -44,6 +46,8 @@ class Sampling:
     step_size: float | None = None
     preview: bool = False
     background: Literal["previous", "start"] = "previous"
+    conditioning: Literal["gradient", "cfg", "both"] = "gradient"
+    cfg_scale: float = 1.0
 
 
 class Guidance(NamedTuple):
@@ -73,6 +77,13 @@ def ddim_step(
     return step if fresh is None else step + sigma * fresh
 
 
+def predicted_noise(z: Tensor, t: int, context: Context, sampling: Sampling) -> Tensor:
+    """Line 7: ε_θ(z_t, t), or ε_θ(z_t, t, identity) where the UNet is to be told whose face it is."""
+    if sampling.conditioning == "gradient":
+        return context.networks.predict_noise(z, t)
+    return context.networks.predict_noise(z, t, context.source, sampling.cfg_scale)
+
+
 def guidance_gradient(
     z: Tensor,
     t: int,
@@ -92,12 +103,12 @@ def guidance_gradient(
     Raises:
         SettingsError: a term's loss or gradient can't be used (named).
     """
-    guided = any(s.weight(progress) > 0 for s in terms)
+    guided = sampling.conditioning != "cfg" and any(s.weight(progress) > 0 for s in terms)
     through_unet = guided and sampling.gradient == "full"
     with torch.set_grad_enabled(through_unet):
         if through_unet:
             z = z.detach().requires_grad_(True)
-        noise = context.networks.predict_noise(z, t)  # line 7: ε_t = ε_θ(z_t, t)
+        noise = predicted_noise(z, t, context, sampling)  # line 7: ε_t = ε_θ(z_t, t)
         clean = clean_estimate(z, noise, alpha_bar)  # line 8: ẑ
     if not guided:
         return Guidance(noise, clean, None)

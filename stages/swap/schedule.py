@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 
-def alpha_bars(timesteps: int, kind: str, beta_start: float, beta_end: float) -> Tensor:
+def alpha_bars(
+    timesteps: int,
+    kind: str,
+    beta_start: float | None = None,
+    beta_end: float | None = None,
+    shift: float = 1.0,
+) -> Tensor:
     """ᾱ_t for t = 0 … T−1 as float32 (T,), computed in float64 (§3 of the paper, eq. 2).
 
-    ``scaled_linear`` is linear in √β, as latent diffusion models were trained.
+    ``scaled_linear`` is linear in √β, as latent diffusion models were trained. ``cosine`` has no β:
+    √(ᾱ / (1−ᾱ)) = 1 / (shift · tan(πu/2)) at u = (t + ½) / T, which ends in noise alone; a ``shift`` above 1
+    puts more levels where latents of many values are hard to tell (arXiv 2301.11093, eq. 3–5).
     """
+    if kind == "cosine":
+        u = (torch.arange(timesteps, dtype=torch.float64) + 0.5) / timesteps
+        return (1 / (1 + (shift * torch.tan(u * math.pi / 2)) ** 2)).float()
+    assert beta_start is not None and beta_end is not None
     if kind == "scaled_linear":
         beta = torch.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64) ** 2
     else:

@@ -48,6 +48,7 @@ class SwapStage:
         source: SourceFace | Sequence[SourceFace],
         progress: Progress | None = None,
     ) -> None:
+        networks.manifest.check(settings.conditioning)
         self.networks, self.settings, self.progress = networks, settings, progress
         self.sources = [source] if isinstance(source, SourceFace) else list(source)
         self.terms = build_terms(settings.guidance)
@@ -58,6 +59,8 @@ class SwapStage:
             gradient=settings.gradient,
             step_size=settings.step_size,
             preview=settings.guidance_decoder == "preview",
+            conditioning=settings.conditioning,
+            cfg_scale=settings.cfg_scale,
         )
         self.micro_batch = settings.batch
         self._starts: list[SourceStart] = []

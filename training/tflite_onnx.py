@@ -66,7 +66,8 @@ class Converter:
             along[quantised.QuantizedDimension()] = -1
         scale = quantised.ScaleAsNumpy().reshape(along)
         zero = quantised.ZeroPointAsNumpy().reshape(along) if quantised.ZeroPointLength() else 0
-        return ((values.astype(np.float32) - zero) * scale).astype(np.float32)
+        wide: NDArray[Any] = ((values.astype(np.float32) - zero) * scale).astype(np.float32)
+        return wide
 
     def weight(self, tensor: int, order: tuple[int, ...]) -> str:
         """Enter a constant, its axes reordered (−1 inserts one); a float16 one is widened."""
@@ -105,7 +106,7 @@ class Converter:
         elif activation:
             raise ValueError(f"{kind} with the activation {activation}")
 
-    def pads(self, options: Any, size: list[int], kernel: tuple[int, int]) -> dict[str, list[int]]:
+    def pads(self, options: Any, size: list[int], kernel: tuple[int, int]) -> dict[str, Any]:
         """Strides and explicit padding of a convolution or a pooling on (1, H, W, C)."""
         strides = [options.StrideH(), options.StrideW()]
         pads = [(0, 0), (0, 0)]

@@ -40,6 +40,7 @@ def label(image: U8, maps: F32, landmarks: F32) -> U8:
     if image.shape != (SIDE, SIDE, 3) or maps.shape != (7, SIDE, SIDE) or landmarks.shape != (5, 2):
         raise ValueError(f"got {image.shape}, {maps.shape} and {landmarks.shape}")
     kinds = _kinds(maps, landmarks)
+    kinds[_dark_glasses(image, kinds, landmarks)] = -1
     labels = np.zeros((SIDE, SIDE), np.uint8)
     labels[kinds == _HAIR] = CLASSES.index("hair")
     labels[kinds == _SKIN] = CLASSES.index("skin")
@@ -88,6 +89,34 @@ def _distance(patch: NDArray[np.bool_], kind: int, landmarks: F32) -> float:
     }[kind]
     centre = np.argwhere(patch).mean(0)[::-1]
     return float(np.linalg.norm(anchors - centre, axis=1).min()) / apart
+
+
+def _dark_glasses(image: U8, kinds: NDArray[np.int8], landmarks: F32) -> NDArray[np.bool_]:
+    """Lenses that hide the eyes; the teacher calls them skin.
+
+    Around an eye of which the teacher saw nothing, what is much darker than the cheeks is a lens, if
+    there is enough of it; the hull of it, since glasses mirror.
+    """
+    apart = float(np.linalg.norm(landmarks[1] - landmarks[0]))
+    light = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32)
+    lenses = np.zeros((SIDE, SIDE), np.uint8)
+    for eye, corner in ((0, 3), (1, 4)):
+        cheek = (2 * landmarks[corner] + landmarks[eye]) / 3
+        of_cheek = ((x - cheek[0]) ** 2 + (y - cheek[1]) ** 2 < (0.25 * apart) ** 2) & (kinds == _SKIN)
+        around = (x - landmarks[eye][0]) ** 2 + (y - landmarks[eye][1]) ** 2 < (0.55 * apart) ** 2
+        if of_cheek.sum() < 30 or (around & (kinds == _EYES)).sum() > 15:
+            continue
+        dark = around & np.isin(kinds, (_SKIN, -1)) & (light < 0.55 * float(np.median(light[of_cheek])))
+        if dark.sum() < 0.3 * around.sum():
+            continue
+        opened = cv2.morphologyEx(dark.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+        _, patches, stats, _ = cv2.connectedComponentsWithStats(opened)
+        if len(stats) > 1:
+            patch = (patches == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())).astype(np.uint8)
+            outline = cv2.findContours(patch, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0][0]
+            cv2.fillConvexPoly(lenses, cv2.convexHull(outline), 1)
+    return (lenses > 0) & ~np.isin(kinds, (_NOSE, _HAIR))
 
 
 def _without_islands(kinds: NDArray[np.int8]) -> NDArray[np.int8]:

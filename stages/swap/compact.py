@@ -79,13 +79,17 @@ class CompactAutoencoder(TinyAutoencoder):
         self.decoder = nn.Sequential(Bottleneck(latent_channels, TINY_CHANNELS, width, blocks), self.decoder)
 
     @classmethod
-    def load(
-        cls, encoder: Path, decoder: Path, latent_channels: int, width: int = WIDTH, blocks: int = BLOCKS
-    ) -> CompactAutoencoder:
-        """Read both halves from safetensors files (fp16 or fp32), as ``save`` writes them."""
+    def load(cls, encoder: Path, decoder: Path, latent_channels: int) -> CompactAutoencoder:
+        """Read both halves from safetensors files (fp16 or fp32), as ``save`` writes them.
+
+        Width and depth of the bottlenecks are the files' own.
+        """
+        fold, unfold = load_file(encoder), load_file(decoder)
+        width = fold["1.correction.0.weight"].shape[0]
+        blocks = len({key.split(".")[2] for key in fold if key.startswith("1.correction.")}) - 2
         model = cls(latent_channels, width, blocks)
-        model.encoder.load_state_dict(load_file(encoder))
-        model.decoder.load_state_dict(load_file(decoder))
+        model.encoder.load_state_dict(fold)
+        model.decoder.load_state_dict(unfold)
         return model.eval().requires_grad_(False)
 
     def save(self, encoder: Path, decoder: Path) -> None:

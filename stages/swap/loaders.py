@@ -136,7 +136,7 @@ def load_autoencoder(pack: Pack) -> tuple[TinyAutoencoder | VQAutoencoder, nn.Mo
             tiny, preview = TinyAutoencoder.load(*halves, entry.latent_channels), entry.preview
         else:
             preview = entry.guidance
-            tiny = CompactAutoencoder.load(*halves, entry.latent_channels, entry.width, entry.blocks)
+            tiny = CompactAutoencoder.load(*halves, entry.latent_channels)
     if preview is None:
         return tiny, None
     head = pack.path(preview)

@@ -73,10 +73,7 @@ class TaesdEntry(_Part):
 
 
 class CompactEntry(_Part):
-    """The tiny autoencoder around a trained bottleneck: one file a half, and the guidance decoder.
-
-    ``width`` and ``blocks`` are the bottleneck's, on either side.
-    """
+    """The tiny autoencoder around a trained bottleneck: one file a half, and the guidance decoder."""
 
     kind: Literal["compact"]
     encoder: str
@@ -84,8 +81,6 @@ class CompactEntry(_Part):
     guidance: str | None = None
     latent_channels: int = Field(gt=0)
     downscale: Literal[8] = 8
-    width: int = Field(default=128, gt=0, multiple_of=8)
-    blocks: int = Field(default=4, ge=0)
 
 
 class VQEntry(_Part):

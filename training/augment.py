@@ -199,10 +199,10 @@ def early_estimate(images: Tensor, generator: Generator, *, share: float = 0.3) 
     x = torch.where(way < 0.1, low_resolution(images, 8), x)
     mean = x.mean((2, 3), keepdim=True)
     x = mean + (x - mean) * uniform(generator, (count, 1, 1, 1), 0.6, 1.05)
-    for factor, most in ((8, 0.1), (4, 0.05)):
+    for factor, most in ((8, 0.05), (4, 0.02)):
         level = uniform(generator, (count, 1, 1, 1), 0, most)
         # mostly light, a little hue
-        noise = coloured_noise(x[:, :1], generator, factor) + 0.4 * coloured_noise(x, generator, factor)
+        noise = coloured_noise(x[:, :1], generator, factor) + 0.3 * coloured_noise(x, generator, factor)
         x = x + level * noise
     chosen = chance(generator, count, share)[:, None, None, None]
     return torch.where(chosen, x.clamp(0, 1), images)

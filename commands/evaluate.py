@@ -68,10 +68,20 @@ def evaluate(
     pose_judge: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Another file to judge pose by.")
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="Only pairs whose row says so; may be repeated."),
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Also by the values of a column, or by skin; may be repeated."),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Judge no more than N pairs or frames.")
     ] = None,
-    sheet_rows: Annotated[int, typer.Option(metavar="N", min=0, help="Rows of the contact sheet.")] = 8,
+    sheet_rows: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Rows of the contact sheet, 8 a page.")
+    ] = 8,
     keep_pictures: Annotated[
         bool, typer.Option("--keep-pictures", help="Keep the swapped pictures, in the output's folder.")
     ] = False,
@@ -82,7 +92,7 @@ def evaluate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Measure swaps: identity, pose, expression, background; of pairs of pictures or of a finished job.
+    """Measure swaps: identity, pose, landmarks, expression, skin colour and more; of pairs or of a job.
 
     Pairs without a swapped picture are swapped, by each --preset (default: cpu).
     """
@@ -106,6 +116,8 @@ def evaluate(
         finished=finished,
         every=every,
         all_pairs=bool(presets) or ablation,
+        by=tuple(dict.fromkeys(column.strip().lower() for column in by or ())),
+        only=tuple(_condition(text) for text in only or ()),
         limit=limit,
         output=output,
         overwrite=overwrite,
@@ -159,13 +171,24 @@ def _variants(
     return tuple(found)
 
 
+def _condition(text: str) -> tuple[str, str]:
+    """``COLUMN=VALUE``, the column in lower case as the list's reader has it."""
+    from ..errors import SettingsError
+
+    column, equals, value = text.partition("=")
+    if not equals or not column.strip():
+        raise SettingsError(f"--only {text}: give COLUMN=VALUE")
+    return column.strip().lower(), value.strip()
+
+
 def _print(table: dict[str, object]) -> None:
     """The table and its notes on stdout; as wide as it needs to be where no terminal limits it."""
     from rich.console import Console
 
-    from ..metrics.table import rich_table
+    from ..metrics.table import rich_tables
 
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
-    console.print(rich_table(table))
+    for made in rich_tables(table):
+        console.print(made)
     for note in table["notes"]:  # type: ignore[attr-defined]
         console.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)

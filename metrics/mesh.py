@@ -14,7 +14,7 @@ import numpy as np
 
 from ..stages.align import apply_points, estimate_similarity, invert, scale_of, warp
 from ..stages.records import F32, F64, U8
-from .judge import open_session
+from .judge import Network
 
 POINTS: Final = 468
 SIDE: Final = 192  # of the network's input
@@ -49,7 +49,7 @@ class FaceMesh:
 
     def __init__(self, path: Path) -> None:
         """Raises PackError if the file can't be loaded."""
-        self._net = open_session(path)
+        self._net = Network(path)
         self._mirrored = mirrored_vertices()
 
     def points(self, picture: U8, landmarks: F32) -> F32:
@@ -63,8 +63,7 @@ class FaceMesh:
     def _measure(self, picture: U8, matrix: F64) -> F32:
         crop = warp(picture, matrix, SIDE).astype(np.float32).transpose(2, 0, 1) / 255
         both = np.stack([crop, crop[:, :, ::-1]])
-        answer: F32 = self._net.run(["points"], {"picture": both})[0]
-        plain, other = answer
+        plain, other = self._net(both)[0]  # points, score
         other = other[self._mirrored] * _FLIP + _BACK
         mean = (plain + other) / 2
         across = apply_points(invert(matrix), mean[:, :2])

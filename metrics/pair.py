@@ -19,6 +19,7 @@ from ..stages.align import ARCFACE_TEMPLATE, estimate_similarity, warp
 from ..stages.records import F32, U8
 from .expression import expression_error
 from .pixels import background_psnr
+from .skin import SkinDifference
 
 if TYPE_CHECKING:
     from .judges import Judges
@@ -47,7 +48,9 @@ class Figures:
 
     Cosines in [−1, 1]: ``identity_guiding`` and ``identity`` of source and swapped by the guiding network
     and by the judge; ``unrelated`` of source and target, ``same`` of source and another picture of that
-    person, both by the judge. ``pose`` in degrees, ``expression`` in the judge's units, ``psnr`` in dB.
+    person, both by the judge. ``pose`` in degrees, ``expression`` in the judge's units, ``psnr`` in dB,
+    ``landmark`` in per cent of the eye distance, ``delta_e`` and ``delta_e_cast`` in CIEDE2000; ``ita`` is the
+    typology angle of the target's skin, in degrees.
     """
 
     identity_guiding: float
@@ -57,6 +60,10 @@ class Figures:
     expression: float
     same: float | None = None
     psnr: float | None = None
+    landmark: float | None = None
+    delta_e: float | None = None
+    delta_e_cast: float | None = None
+    ita: float | None = None
 
     @property
     def recovery(self) -> float | None:
@@ -82,9 +89,17 @@ def measure_face(picture: U8, landmarks: F32, judges: Judges, embed: Embed) -> F
 
 
 def compare(
-    source: Face, target: Face, swapped: Face, *, same: float | None = None, psnr: float | None = None
+    source: Face,
+    target: Face,
+    swapped: Face,
+    *,
+    same: float | None = None,
+    psnr: float | None = None,
+    landmark: float | None = None,
+    skin: SkinDifference | None = None,
+    ita: float | None = None,
 ) -> Figures:
-    """The figures of a pair (§5.1 of the paper; recovery's anchors are ours)."""
+    """The figures of a pair (§5.1 of the paper; recovery's anchors, and what has a default, are ours)."""
     return Figures(
         identity_guiding=float(source.guiding @ swapped.guiding),
         identity=float(source.identity @ swapped.identity),
@@ -93,7 +108,28 @@ def compare(
         expression=expression_error(swapped.expression, target.expression),
         same=same,
         psnr=psnr,
+        landmark=landmark,
+        delta_e=None if skin is None else skin.mean,
+        delta_e_cast=None if skin is None else skin.cast,
+        ita=ita,
     )
+
+
+def landmark_error(swapped: F32, target: F32) -> float:
+    """Mean distance of the five landmarks (5, 2) in per cent of the target's eye distance; 0 is the same.
+
+    Both as a detector finds them, each in its own picture, in pixels of pictures that coincide.
+
+    Raises:
+        ValueError: arrays that are not (5, 2), or eyes that coincide.
+    """
+    if swapped.shape != (5, 2) or target.shape != (5, 2):
+        raise ValueError(f"landmarks must both be (5, 2), got {swapped.shape} and {target.shape}")
+    a, b = swapped.astype(np.float64), target.astype(np.float64)
+    gap = float(np.linalg.norm(b[1] - b[0]))
+    if gap == 0:
+        raise ValueError("the target's eyes coincide: there is no unit to measure landmarks in")
+    return 100 * float(np.linalg.norm(a - b, axis=1).mean()) / gap
 
 
 def pose_error(a: F32, b: F32) -> float:

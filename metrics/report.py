@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -39,8 +39,12 @@ MEASURES = (
     Measure("identity_guiding", "identity (guiding network)", "up"),
     Measure("identity", "identity (judge)", "up"),
     Measure("recovery", "identity recovery", "up"),
+    Measure("recovery_common", "identity recovery, common anchor", "up"),
     Measure("pose", "pose error", "down", "°", 2),
+    Measure("landmark", "landmark error", "down", "%", 2),
     Measure("expression", "expression error", "down", "%", 2),
+    Measure("delta_e", "skin ΔE2000", "down", "", 2),
+    Measure("delta_e_cast", "skin ΔE2000, cast", "down", "", 2),
     Measure("psnr", "background PSNR", "up", "dB", 1),
     Measure("frechet", "Fréchet distance of identity features", "down"),
 )
@@ -83,8 +87,13 @@ def _mean(values: Sequence[float | None]) -> Estimate | None:
     return Estimate(float(known.mean()), len(known), float(np.median(known)), low, high)
 
 
-def _recovery(figures: Sequence[Figures]) -> Estimate | None:
-    """From the means over the pairs with both anchors: a ratio of single pairs would be mostly noise."""
+def _recovery(figures: Sequence[Figures], anchor: float | None = None) -> Estimate | None:
+    """From the means over the pairs with both anchors: a ratio of single pairs would be mostly noise.
+
+    With an ``anchor`` every pair counts, and all have that s_same.
+    """
+    if anchor is not None:
+        figures = [replace(f, same=anchor) for f in figures]
     rows = [(f.identity, f.unrelated, f.same) for f in figures if f.same is not None]
     if not rows:
         return None
@@ -111,21 +120,27 @@ def _frechet(swapped: Sequence[F32], sources: Sequence[F32]) -> Estimate | None:
 
 
 def summarise(
-    figures: Sequence[Figures], swapped: Sequence[F32], sources: Sequence[F32]
+    figures: Sequence[Figures],
+    swapped: Sequence[F32] = (),
+    sources: Sequence[F32] = (),
+    anchor: float | None = None,
 ) -> dict[str, Estimate | None]:
     """Every measure of ``MEASURES`` over the pairs of one variant, by key; None where nothing defines it.
 
     Args:
         figures: one per pair, at least one.
         swapped, sources: the judge's identity features of the swapped and the source pictures, (J,)
-            each, in the same order.
+            each, in the same order; without them there is no Fréchet distance.
+        anchor: an s_same for all pairs, for the recovery of those too that have none of their own; by
+            default there is no such figure.
     """
     found: dict[str, Estimate | None] = {
         m.key: _mean([getattr(f, m.key) for f in figures])
         for m in MEASURES
-        if m.key not in ("recovery", "frechet")
+        if m.key not in ("recovery", "recovery_common", "frechet")
     }
     found |= {"recovery": _recovery(figures), "frechet": _frechet(swapped, sources)}
+    found["recovery_common"] = None if anchor is None else _recovery(figures, anchor)
     return {m.key: found[m.key] for m in MEASURES}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .report import LEVEL, MEASURES, Measure
@@ -61,6 +61,7 @@ def markdown(table: Values) -> str:
             if (f := v["figures"][m.key]) is not None:
                 cells = f"{f['n']} | {mean_text(f, m)} | {interval_text(f, m)} | {median_text(f, m)}"
                 lines.append(f"| {_escaped(v['name'])} | {m.heading} | {cells} |")
+    lines += _groups(variants, measures)
     pack = table["pack"]
     lines += [
         "",
@@ -71,34 +72,99 @@ def markdown(table: Values) -> str:
     return "\n".join(lines) + "\n"
 
 
+def group_text(figure: Values | None, measure: Measure, pairs: int) -> str:
+    """``0.71 (0.60 – 0.80; n = 9)``: mean, interval, and over how many pairs where not over all of them."""
+    if figure is None:
+        return "–"
+    n = f"n = {figure['n']}" if figure["n"] != pairs else ""
+    more = "; ".join(text for text in (interval_text(figure, measure), n) if text)
+    return mean_text(figure, measure) + (f" ({more})" if more else "")
+
+
+def groups(variants: Sequence[Values]) -> list[tuple[str, list[tuple[Values, Values]]]]:
+    """What the pairs were grouped by: a column's name, and its variants each with their groups."""
+    columns = dict.fromkeys(column for v in variants for column in v.get("by", {}))
+    return [(c, [(v, g) for v in variants for g in v["by"].get(c, [])]) for c in columns]
+
+
+def _groups(variants: Sequence[Values], measures: Sequence[Measure]) -> list[str]:
+    shown, lines = [m for m in measures if m.key != "frechet"], []
+    for column, found in groups(variants):
+        lines += ["", f"By {_escaped(column)}, with intervals:", ""]
+        lines += [
+            f"| variant | {_escaped(column)} | n | {' | '.join(m.heading for m in shown)} |",
+            f"|---|---|---|{'---|' * len(shown)}",
+        ]
+        for v, g in found:
+            cells = " | ".join(group_text(g["figures"][m.key], m, g["pairs"]) for m in shown)
+            value = _escaped(g["value"]) or "–"
+            lines.append(f"| {_escaped(v['name'])} | {value} | {g['pairs']} | {cells} |")
+    return lines
+
+
 def _judge(judge: Values) -> str:
     digest = judge.get("sha256")
     return _escaped(str(judge["name"])) + (f" (SHA-256 {digest[:12]}…)" if digest else "")
 
 
-def rich_table(table: Values) -> Table:
+def rich_tables(table: Values) -> Iterator[Table]:
     """For a terminal: a line a measure and a column a variant, which fits where the wide table doesn't.
 
-    A cell is the mean, its interval, and below them the median.
+    A cell is the mean, its interval, and below them the median. Then a table a column that the pairs were
+    grouped by: a column a group, its intervals below the means.
     """
+    variants, measures = table["variants"], shown_measures(table)
+    heads = [f"{v['name']}\n(n = {v['pairs']})" for v in variants]
+    caption = f"mean ({LEVEL} % interval of the mean), below it the median"
+    yield _rich(
+        table["title"],
+        caption,
+        heads,
+        {
+            m: [
+                (mean_text(f, m), interval_text(f, m), median_text(f, m))
+                for f in (v["figures"][m.key] for v in variants)
+            ]
+            for m in measures
+        },
+    )
+    shown = [m for m in measures if m.key != "frechet"]
+    for column, found in groups(variants):
+        names = [g["value"] or "–" if len(variants) == 1 else f"{v['name']}\n{g['value']}" for v, g in found]
+        heads = [f"{name}\n(n = {g['pairs']})" for name, (_, g) in zip(names, found, strict=True)]
+        cells: dict[Measure, list[tuple[str, str, str]]] = {}
+        for m in shown:
+            pairs = [(g["figures"][m.key], g["pairs"]) for _, g in found]
+            cells[m] = [
+                (
+                    mean_text(f, m),
+                    f"n = {f['n']}" if f is not None and f["n"] != n else "",
+                    interval_text(f, m),
+                )
+                for f, n in pairs
+            ]
+        yield _rich(f"by {column}", f"mean, below it its {LEVEL} % interval", heads, cells)
+
+
+def _rich(
+    title: str, caption: str, heads: Sequence[str], cells: Mapping[Measure, Sequence[tuple[str, str, str]]]
+) -> Table:
+    """A table whose cells are a figure, what stands beside it in brackets, and what stands below."""
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(
-        title=Text(table["title"]), caption=f"mean ({LEVEL} % interval of the mean), below it the median"
-    )
+    made = Table(title=Text(title), caption=caption)
     made.add_column("")
-    for v in table["variants"]:
-        made.add_column(Text(f"{v['name']}\n(n = {v['pairs']})"), justify="right", overflow="fold")
-    for m in shown_measures(table):
-        cells = []
-        for v in table["variants"]:
-            f = v["figures"][m.key]
-            cell = Text(mean_text(f, m), style="bold")
-            if interval := interval_text(f, m):
-                cell.append(f" ({interval})", style="not bold")
-            if median := median_text(f, m):
-                cell.append(f"\n{median}", style="not bold dim")
-            cells.append(cell)
-        made.add_row(Text(m.heading), *cells)
+    for head in heads:
+        made.add_column(Text(head), justify="right", overflow="fold")
+    for m, row in cells.items():
+        texts = []
+        for figure, beside, below in row:
+            text = Text(figure, style="bold")
+            if beside:
+                text.append(f" ({beside})", style="not bold")
+            if below:
+                text.append(f"\n{below}", style="not bold dim")
+            texts.append(text)
+        made.add_row(Text(m.heading), *texts)
     return made

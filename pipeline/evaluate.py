@@ -10,12 +10,13 @@ from .. import __version__
 from ..configs import Settings
 from ..errors import SettingsError
 from .evaluate_files import Folder, results_folder
-from .pairs import Pairs, counted, read_csv, read_folders
+from .pairs import SKIN, Pairs, counted, read_csv, read_folders
 from .progress import Listener, Silent, Stopwatch
 from .provenance import DIGITAL_SOURCE_TYPE, describe_device, versions
 
 if TYPE_CHECKING:
-    from .bench import Bench, Results
+    from .bench import Bench
+    from .evaluate_results import Results
 
 ABLATION = {
     "none": (),
@@ -31,7 +32,9 @@ class EvaluateRequest:
     One of three inputs: ``pairs`` (a CSV file), ``sources`` and ``targets`` (folders, and ``swapped`` ones
     beside them), or ``job`` (a job folder, with the job's ``source`` and, to judge the output rather than the
     segments, ``finished``). ``variants`` are the settings to swap with, by name; ``all_pairs`` swaps
-    pairs that came with a swapped picture too. ``output`` None writes nothing.
+    pairs that came with a swapped picture too. ``only`` keeps pairs by labels (columns of the CSV file),
+    ``by`` tells the figures by labels too, of which ``skin``, the target's skin tone, is always there.
+    ``output`` None writes nothing.
     """
 
     variants: tuple[tuple[str, Settings], ...]
@@ -45,6 +48,8 @@ class EvaluateRequest:
     finished: Path | None = None
     every: int | None = None
     all_pairs: bool = False
+    by: tuple[str, ...] = ()
+    only: tuple[tuple[str, str], ...] = ()
     limit: int | None = None
     output: Path | None = None
     overwrite: bool = False
@@ -99,7 +104,14 @@ def _evaluate(request: EvaluateRequest, listener: Listener, watch: Stopwatch) ->
         with results_folder(request.output, inputs, overwrite=request.overwrite) as folder:
             bench, results, about = judge_job(job, request, listener, watch)
             return _finish(bench, results, about, folder, watch, f"{job.clip_name} ← {request.source.name}")
-    pairs = _pairs(request).limited(request.limit)
+    pairs = _pairs(request)
+    for column in request.by:
+        if column != SKIN:
+            pairs.check_column("--by", column)
+    unused = [c for c in pairs.columns if c not in {*request.by, *(c for c, _ in request.only)}]
+    if unused:
+        listener.log(f"not used: column {', '.join(unused)} (--by and --only can use such columns)")
+    pairs = pairs.where(request.only).limited(request.limit)
     for message in pairs.messages:
         listener.log(message)
     from .evaluate_pairs import judge_pairs
@@ -126,11 +138,17 @@ def _check(request: EvaluateRequest) -> None:
         ("--every", request.every, request.job),
         ("--root", request.root, request.pairs),
         ("--swapped", request.swapped or None, request.sources),
+        ("--only", request.only or None, request.pairs),
+        ("--by", request.by or None, request.pairs or request.sources),
     ):
         if value is not None and wanted is None:
-            what = {"--root": "a CSV file of pairs", "--swapped": "--sources and --targets"}.get(
-                flag, "a job"
-            )
+            csv = "a CSV file of pairs"
+            what = {
+                "--root": csv,
+                "--swapped": "--sources and --targets",
+                "--only": csv,
+                "--by": "pairs",
+            }.get(flag, "a job")
             raise SettingsError(f"{flag}: goes with {what}")
     if request.keep_pictures and (request.output is None or request.job is not None):
         raise SettingsError("--keep-pictures: goes with --output, and with pairs that are swapped here")

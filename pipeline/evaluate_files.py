@@ -16,13 +16,16 @@ from .target import put_in_place, staged, uninterrupted
 
 if TYPE_CHECKING:
     from ..stages.records import U8
-    from .bench import Results, Row
+    from .evaluate_results import Results
 
 PICTURES = "pictures"
 FILES = ("table.json", "table.md", "pairs.csv", "plot.png", "sheet.png", PICTURES)
+PAGE = re.compile(r"sheet-[1-9][0-9]*\.png")
+PAGE_ROWS = 8  # of a sheet: a page is looked at in one piece
 COLUMNS = (
     "pair", "variant", "source", "target", "swapped", "same", "identity_guiding", "identity", "unrelated",
-    "same_identity", "recovery", "pose", "expression", "psnr", "skipped",
+    "same_identity", "recovery", "pose", "landmark", "expression", "delta_e", "delta_e_cast", "ita", "psnr",
+    "sheet", "skipped",
 )  # fmt: skip
 
 
@@ -42,7 +45,9 @@ def check_folder(output: Path, inputs: Sequence[Path], *, overwrite: bool) -> No
         names = sorted(p.name for p in output.iterdir())
         if names and not overwrite:
             raise OutputExistsError(f"{output} exists and is not empty; give --overwrite to replace it")
-        others = [n for n in names if n not in FILES] or (names if names and FILES[0] not in names else [])
+        others = [n for n in names if n not in FILES and not PAGE.fullmatch(n)] or (
+            names if names and FILES[0] not in names else []
+        )
         if others:
             raise OutputExistsError(
                 f"{output} holds {others[0]}, which no evaluation wrote; --overwrite would delete it. "
@@ -107,23 +112,28 @@ class Folder:
         text = json.dumps(table, indent=2, ensure_ascii=False) + "\n"
         (self.path / "table.json").write_text(text, encoding="utf-8")
         (self.path / "table.md").write_text(markdown(table), encoding="utf-8")
-        self._pairs(results.rows)
+        self._pairs(results)
         plot(table, self.path / "plot.png")
-        if results.cells:
-            picture = sheet(results.cells, ["source", "target", *results.variants])
-            self._picture("sheet.png", picture, tags, None)
+        for first in range(0, len(results.cells), PAGE_ROWS):
+            rows = results.cells[first : first + PAGE_ROWS]
+            name = "sheet.png" if not first else f"sheet-{first // PAGE_ROWS + 1}.png"
+            self._picture(name, sheet(rows, ["source", "target", *results.variants]), tags, None)
 
-    def _pairs(self, rows: Sequence[Row]) -> None:
+    def _pairs(self, results: Results) -> None:
+        """``sheet`` is where the contact sheet shows a pair, ``2:3`` being the second page's third row."""
         from ..metrics.report import rounded
 
+        shown = {p: f"{i // PAGE_ROWS + 1}:{i % PAGE_ROWS + 1}" for i, p in enumerate(results.shown)}
         with (self.path / "pairs.csv").open("w", encoding="utf-8", newline="") as handle:
             writer = csv.writer(handle, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for row in rows:
+            writer.writerow([*COLUMNS, *(f"by_{column}" for column in results.by)])
+            for row in results.rows:
                 f = row.figures
-                values = [None] * 8 if f is None else [
+                values = [None] * 12 if f is None else [
                     f.identity_guiding, f.identity, f.unrelated, f.same, f.recovery,
-                    f.pose, f.expression, f.psnr,
+                    f.pose, f.landmark, f.expression, f.delta_e, f.delta_e_cast, f.ita, f.psnr,
                 ]  # fmt: skip
                 names = (row.pair, row.variant, row.source, row.target, row.swapped, row.same)
-                writer.writerow([*names, *map(rounded, values), row.reason])
+                more = [row.labels.get(column, "") for column in results.by]
+                place = shown.get(row.pair, "")
+                writer.writerow([*names, *map(rounded, values), place, row.reason, *more])

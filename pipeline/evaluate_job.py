@@ -12,11 +12,13 @@ import numpy as np
 
 from ..configs import Settings
 from ..errors import InputError, JobError
-from ..metrics.pair import Face, Figures, compare, outside_psnr
+from ..metrics.pair import Face, Figures, compare, landmark_error, outside_psnr
 from ..metrics.sheet import cell
+from ..metrics.skin import SkinDifference, skin_difference, typology_angle
 from ..stages.decode import Reader, open_reader, probe
 from ..stages.records import F32, U8, Detection, Track
-from .bench import Bench, Results, Row
+from .bench import Bench
+from .evaluate_results import Results, Row
 from .files import sha256_of
 from .plan import Plan
 from .progress import Listener, Stopwatch
@@ -156,6 +158,10 @@ class _Judged:
     own: Face
     made: Face
     psnr: float | None
+    landmark: float | None
+    unseen: bool  # the detector lost the face in what was made
+    skin: SkinDifference | None
+    ita: float | None
     cells: tuple[U8, U8] | None
 
 
@@ -187,8 +193,10 @@ def judge_job(
                 listener.advance("evaluate")
             for row, item in zip(_rows(job, name, track, judged, source.face), judged, strict=True):
                 results.add(replace(row, pair=len(results.rows) + 1), source.face, item.made)
+                if item.unseen:
+                    results.unseen.append(f"{name}, {row.target}")
                 if item.cells is not None:
-                    results.show(source.cell, item.cells[0], {name: item.cells[1]})
+                    results.show(len(results.rows), source.cell, item.cells[0], {name: item.cells[1]})
             done += len(rows)
     finally:
         frames.close()
@@ -218,12 +226,19 @@ def _judge_track(
         with watch.time("decode"):
             before, after = frames.before(index), frames.after(index)
         with watch.time("judge"):
-            mask: F32 = bench.touched(before, Detection(track.boxes[row], points, float(track.scores[row])))
+            crops = bench.crops(before, Detection(track.boxes[row], points, float(track.scores[row])))
+            mask: F32 = bench.touched(before, crops)
+            was, now = (bench.points(picture, points) for picture in (before, after))
+            skin, made = (bench.skin(picture, crops) for picture in (before, after))
             yield _Judged(
                 frame=index,
                 own=bench.measure(before, points),
                 made=bench.measure(after, points),
                 psnr=outside_psnr(before, after, mask, EDGE),
+                landmark=None if was is None or now is None else landmark_error(now, was),
+                unseen=was is not None and now is None,
+                skin=None if skin is None or made is None else skin_difference(skin, made),
+                ita=None if skin is None else typology_angle(skin),
                 cells=(cell(before, points), cell(after, points)) if done + n in on_sheet else None,
             )
 
@@ -233,7 +248,16 @@ def _rows(job: FinishedJob, name: str, track: Track, judged: list[_Judged], sour
     for n, item in enumerate(judged):
         other = judged[(n + half) % len(judged)]
         same = float(item.own.identity @ other.own.identity) if half else None
-        figures: Figures = compare(source, item.own, item.made, same=same, psnr=item.psnr)
+        figures: Figures = compare(
+            source,
+            item.own,
+            item.made,
+            same=same,
+            psnr=item.psnr,
+            landmark=item.landmark,
+            skin=item.skin,
+            ita=item.ita,
+        )
         yield Row(
             pair=0,
             variant=name,

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FaceError, SettingsError
-from ..metrics.pair import compare, outside_psnr
+from ..metrics.pair import compare, landmark_error, outside_psnr
 from ..metrics.sheet import cell
+from ..metrics.skin import Skin, skin_difference, tone, typology_angle
 from ..stages.decode import read_picture
-from ..stages.records import F32, U8, Detection
-from .bench import Bench, Known, Results, Row
+from ..stages.records import F32, U8, Crops, Detection
+from .bench import Bench, Known
 from .evaluate_files import Folder
-from .pairs import Pair, Pairs
+from .evaluate_results import Results, Row
+from .pairs import SKIN, Pair, Pairs
 from .progress import Listener, Stopwatch
 from .provenance import container_tags
 from .still import StillSwap, StillSwapper
@@ -39,7 +41,8 @@ def judge_pairs(
     with watch.time("load"):
         bench = Bench(request.variants[0][1], request.device, request.identity_judge, request.pose_judge)
         swappers = {name: bench.swapper(s) for name, s in settings.items()}
-    results = Results([*settings, *pairs.variants()], settings, request.sheet_rows if folder else 0)
+    rows = request.sheet_rows if folder else 0
+    results = Results([*settings, *pairs.variants()], settings, rows, request.by)
     work = _Work(pairs, bench, swappers, results, watch, folder if request.keep_pictures else None)
     wanted = {i: list(settings) if p.wanted or request.all_pairs else [] for i, p in enumerate(pairs.pairs)}
     listener.start("evaluate", sum(len(wanted[i]) + len(p.given) for i, p in enumerate(pairs.pairs)))
@@ -56,6 +59,7 @@ def judge_pairs(
         "kind": "folders" if request.pairs is None else "pairs",
         "paired": pairs.how,
         "pairs": len(pairs.pairs),
+        **({"only": dict(request.only)} if request.only else {}),
     }
     return bench, results, about
 
@@ -70,6 +74,9 @@ class _Scene:
     face: Detection
     target: Known
     same: float | None
+    crops: Crops
+    skin: Skin | None
+    ita: float | None
 
 
 @dataclass
@@ -101,21 +108,22 @@ class _Work:
         made = {name: self._make(name, scenes) for name in self.swappers}
         for scene, rows in scenes:
             cells = {}
+            if SKIN in self.results.by:
+                rows = [replace(row, labels={SKIN: tone(scene.ita), **row.labels}) for row in rows]
             for row in rows:
                 try:
                     cells[row.variant] = self._one(row, scene, made.get(row.variant, {}).get(row.pair))
                 except FaceError as error:
                     self.results.skip(replace(row, reason=str(error)))
                     reasons.append(str(error))
-            self.results.show(scene.source.cell, scene.target.cell, cells)
+            self.results.show(rows[0].pair, scene.source.cell, scene.target.cell, cells)
         return reasons
 
     def _rows(self, number: int, pair: Pair, wanted: Sequence[str]) -> list[Row]:
         shown = self.pairs.shown
         given = {variant: shown(path) for variant, path in pair.given.items()}
-        row = Row(
-            number, "", shown(pair.source), shown(pair.target), same=shown(pair.same) if pair.same else ""
-        )
+        same = shown(pair.same) if pair.same else ""
+        row = Row(number, "", shown(pair.source), shown(pair.target), same=same, labels=pair.labels)
         return [replace(row, variant=v, swapped=f) for v, f in {**dict.fromkeys(wanted, ""), **given}.items()]
 
     def _make(self, variant: str, scenes: Sequence[tuple[_Scene, list[Row]]]) -> dict[int, StillSwap]:
@@ -142,12 +150,15 @@ class _Work:
             picture = read_picture(pair.target)
             face = self.bench.base.find(picture, str(pair.target))
             target = Known(self.bench.measure(picture, face.landmarks), cell(picture, face.landmarks))
+            crops = self.bench.crops(picture, face)
+            skin = self.bench.skin(picture, crops)
+            ita = None if skin is None else typology_angle(skin)
             try:
                 if pair.same is not None:
                     same = float(self.bench.known(pair.same).face.identity @ source.face.identity)
             except FaceError as error:
                 reasons.append(f"{error} (identity recovery leaves the pair out)")
-        return _Scene(pair, source, picture, face, target, same), reasons
+        return _Scene(pair, source, picture, face, target, same, crops, skin, ita), reasons
 
     def _one(self, row: Row, scene: _Scene, still: StillSwap | None) -> U8:
         """Judge one variant, made here or given; returns its cell for the sheet."""
@@ -158,7 +169,7 @@ class _Work:
             with self.watch.time("judge"):
                 swapped = read_picture(path)
                 if swapped.shape == scene.picture.shape:
-                    mask = self.bench.touched(scene.picture, scene.face)
+                    mask = self.bench.touched(scene.picture, scene.crops)
                 else:
                     landmarks, mask = self.bench.base.find(swapped, str(path)).landmarks, None
         else:
@@ -171,6 +182,21 @@ class _Work:
         with self.watch.time("judge"):
             made = self.bench.measure(swapped, landmarks)
             psnr = None if mask is None else outside_psnr(scene.picture, swapped, mask)
-        figures = compare(scene.source.face, scene.target.face, made, same=scene.same, psnr=psnr)
+            found = self._in_place(row, scene, swapped) if swapped.shape == scene.picture.shape else {}
+        figures = compare(
+            scene.source.face, scene.target.face, made, same=scene.same, psnr=psnr, ita=scene.ita, **found
+        )
         self.results.add(replace(row, figures=figures), scene.source.face, made)
         return cell(swapped, landmarks)
+
+    def _in_place(self, row: Row, scene: _Scene, swapped: U8) -> dict[str, Any]:
+        """What is measured where the pictures coincide: landmarks and skin, as ``compare`` takes them."""
+        found: dict[str, Any] = {}
+        points = self.bench.points(swapped, scene.face.landmarks)
+        if points is None:
+            self.results.unseen.append(f"{row.variant}, pair {row.pair} ({row.target})")
+        else:
+            found["landmark"] = landmark_error(points, scene.face.landmarks)
+        if scene.skin is not None and (made := self.bench.skin(swapped, scene.crops)) is not None:
+            found["skin"] = skin_difference(scene.skin, made)
+        return found

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import InputError, SettingsError
 
 REQUIRED, OPTIONAL = ("source", "target"), ("swapped", "same", "variant")
+SKIN = "skin"  # a label that is measured unless the list has it: the name of the typology angle
 GIVEN = "given"  # the variant of pictures that came without a name
 
 
@@ -19,6 +20,7 @@ class Pair:
 
     ``same`` is another picture of the source's person. ``given`` maps a variant's name to a picture
     that some tool has already made of the pair. ``wanted``: the pair came without one, so it is swapped.
+    ``labels`` are the values of the list's further columns, by name in lower case.
     """
 
     source: Path
@@ -26,6 +28,7 @@ class Pair:
     same: Path | None = None
     given: dict[str, Path] = field(default_factory=dict)
     wanted: bool = True
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Pairs:
     root: Path
     how: str
     messages: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()  # of labels
 
     def shown(self, path: Path) -> str:
         """A path as the user wrote it, or nearly so: relative to the root where it lies there."""
@@ -44,6 +48,27 @@ class Pairs:
     def variants(self) -> list[str]:
         """Names of the given variants, in the order of their first appearance."""
         return list(dict.fromkeys(name for pair in self.pairs for name in pair.given))
+
+    def where(self, conditions: Sequence[tuple[str, str]]) -> Pairs:
+        """The pairs whose labels have these values.
+
+        Raises:
+            SettingsError: there is no such column.
+            InputError: there is no such pair.
+        """
+        for column, _ in conditions:
+            self.check_column("--only", column)
+        kept = tuple(p for p in self.pairs if all(p.labels.get(c, "") == v for c, v in conditions))
+        if not kept:
+            wanted = " and ".join(f"{c}={v}" for c, v in conditions)
+            raise InputError(f"{self.how.removeprefix('from ')}: no pair has {wanted} (--only)")
+        return replace(self, pairs=kept)
+
+    def check_column(self, flag: str, column: str) -> None:
+        """SettingsError naming the flag if the list has no such column of labels."""
+        if column not in self.columns:
+            have = f"the columns are {', '.join(self.columns)}" if self.columns else "there are none"
+            raise SettingsError(f"{flag} {column}: no such column {self.how} to tell pairs apart; {have}")
 
     def limited(self, limit: int | None) -> Pairs:
         """The first ``limit`` pairs."""
@@ -54,7 +79,7 @@ def read_csv(path: Path, root: Path | None = None) -> Pairs:
     """Pairs of a CSV file with the columns source and target, and optionally swapped, same, variant.
 
     Relative paths are relative to ``root``, or to the file's own folder. Rows of the same source and
-    target are one pair.
+    target are one pair. Further columns are labels, and of a pair's rows the first that has one counts.
 
     Raises:
         InputError: not to be read, a missing column or file, a repeated row; names line and column.
@@ -65,7 +90,7 @@ def read_csv(path: Path, root: Path | None = None) -> Pairs:
             reader = csv.DictReader(handle, strict=True)
             names = [(name or "").strip().lower() for name in reader.fieldnames or ()]
             reader.fieldnames = names
-            messages = _check_columns(path, names)
+            columns = _check_columns(path, names)
             rows = [(reader.line_num, row) for row in reader]
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; it was to be the list of pairs") from error
@@ -91,14 +116,17 @@ def read_csv(path: Path, root: Path | None = None) -> Pairs:
             raise place.wrong("same", f"an earlier line names {pair.same} for this pair")
         if swapped is not None and name is not None:
             pair = replace(pair, given={**pair.given, name: swapped})
-        pairs[source, target] = replace(pair, same=same or pair.same, wanted=pair.wanted or swapped is None)
+        labels = {name: pair.labels.get(name) or place.text(name) for name in columns}
+        pairs[source, target] = replace(
+            pair, same=same or pair.same, wanted=pair.wanted or swapped is None, labels=labels
+        )
     if not pairs:
         raise InputError(f"{path}: holds no pairs, only a header")
-    return Pairs(tuple(pairs.values()), folder, f"from {path.name}", tuple(messages))
+    return Pairs(tuple(pairs.values()), folder, f"from {path.name}", columns=tuple(columns))
 
 
 def _check_columns(path: Path, names: list[str]) -> list[str]:
-    """Messages about columns that mean nothing here; InputError for what is missing or twice there."""
+    """The columns of labels; InputError for what is missing or twice there."""
     for name in REQUIRED:
         if name not in names:
             have = ", ".join(n for n in names if n) or "none"
@@ -106,8 +134,7 @@ def _check_columns(path: Path, names: list[str]) -> list[str]:
     for name in REQUIRED + OPTIONAL:
         if names.count(name) > 1:
             raise InputError(f"{path}: line 1: column {name} is there twice")
-    unknown = [n for n in names if n and n not in REQUIRED + OPTIONAL]
-    return [f"{path}: not used: column {n}" for n in unknown]
+    return [n for n in dict.fromkeys(names) if n and n not in REQUIRED + OPTIONAL]
 
 
 @dataclass(frozen=True)

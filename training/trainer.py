@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import SettingsError
-from .log import Budget
+from ..errors import OutputExistsError, SettingsError
+from . import checkpoint
+from .log import Budget, say
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -84,11 +88,13 @@ def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:
 def average_into(averaged: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """Exponential moving average of the weights; shorter at the beginning."""
     decay = min(decay, (step + 1) / (step + 10))
-    own, new = list(averaged.parameters()), [p.detach() for p in model.parameters()]
+    own, new = ([p.detach() for p in m.parameters()] for m in (averaged, model))
     torch._foreach_lerp_(own, new, 1 - decay)
 
 
-def state_of(parts: dict[str, nn.Module], optimisers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+def state_of(
+    parts: Mapping[str, nn.Module], optimisers: Mapping[str, torch.optim.Optimizer]
+) -> dict[str, Tensor]:
     """Weights and the optimisers' moments as one flat dict, for ``checkpoint.save``."""
     tensors = {f"{name}/{key}": v for name, part in parts.items() for key, v in part.state_dict().items()}
     for name, optimiser in optimisers.items():
@@ -98,7 +104,9 @@ def state_of(parts: dict[str, nn.Module], optimisers: dict[str, torch.optim.Opti
 
 
 def restore(
-    tensors: dict[str, Tensor], parts: dict[str, nn.Module], optimisers: dict[str, torch.optim.Optimizer]
+    tensors: Mapping[str, Tensor],
+    parts: Mapping[str, nn.Module],
+    optimisers: Mapping[str, torch.optim.Optimizer],
 ) -> None:
     """What ``state_of`` gave, back into networks and optimisers of the same shapes.
 
@@ -121,3 +129,45 @@ def restore(
                 index, what = key.removeprefix(f"{name}/").split("/")
                 state.setdefault(int(index), {})[what] = value
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+class Trains(Protocol):
+    """What ``train`` runs: ``spent`` is the seconds of all runs so far."""
+
+    step: int
+    spent: float
+    save_every: float
+
+    def train_step(self, share: float) -> dict[str, Tensor]: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+def train(trainer: Trains, out: Path, seconds: float | None, steps: int | None) -> None:
+    """Steps until the budget of all runs is spent; a line now and then; saves now and then and at the end."""
+    budget = SpentBudget(seconds, steps, done=trainer.step, spent=trainer.spent)
+    saved = time.monotonic()
+    while budget.left():
+        losses = trainer.train_step(budget.share)
+        budget.step, trainer.spent = trainer.step, budget.elapsed
+        if (line := budget.due()) is not None:
+            left = f"  {seconds - budget.elapsed:.0f} s left" if seconds is not None else ""
+            say(f"{line}{left}  " + "  ".join(f"{name} {float(v):.4f}" for name, v in losses.items()))
+        if time.monotonic() - saved > trainer.save_every:
+            trainer.save(out)
+            saved = time.monotonic()
+    trainer.save(out)
+
+
+def refuse_mixing(out: Path, resume: bool) -> None:
+    """Whether ``out`` suits a new training, or one that goes on.
+
+    Raises:
+        OutputExistsError: it holds a training that nobody asked to go on with.
+        SettingsError: it holds none to go on with.
+    """
+    found = any(checkpoint.exists(out / name) for name in ("travel", "whole"))
+    if found and not resume:
+        raise OutputExistsError(f"--out {out}: holds a training already; --resume goes on with it")
+    if resume and not found:
+        raise SettingsError(f"--resume: {out} holds no training to go on with")

@@ -79,12 +79,14 @@ class CompactAutoencoder(TinyAutoencoder):
         self.decoder = nn.Sequential(Bottleneck(latent_channels, TINY_CHANNELS, width, blocks), self.decoder)
 
     @classmethod
-    def load(cls, encoder: Path, decoder: Path, latent_channels: int) -> CompactAutoencoder:
+    def load(cls, encoder: Path, decoder: Path, latent_channels: int | None = None) -> CompactAutoencoder:
         """Read both halves from safetensors files (fp16 or fp32), as ``save`` writes them.
 
-        Width and depth of the bottlenecks are the files' own.
+        Width and depth of the bottlenecks are the files' own, and so are the channels if none are asked for.
         """
         fold, unfold = load_file(encoder), load_file(decoder)
+        if latent_channels is None:
+            latent_channels = fold["1.linear.weight"].shape[0]
         width = fold["1.correction.0.weight"].shape[0]
         blocks = len({key.split(".")[2] for key in fold if key.startswith("1.correction.")}) - 2
         model = cls(latent_channels, width, blocks)

@@ -97,7 +97,7 @@ class Trainer:
         nn.Module.to(self.tiny, device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.perception = Perception(at_root(c.pack), self.tiny).to(device)
         model = CompactAutoencoder(c.latent_channels, c.width, c.blocks)
-        some = images[:: max(1, len(images) // 512)]
+        some = images[:: max(1, len(images) // 256)]
         model.start_from(self.tiny, *latent_moments(self.tiny.encoder, some))
         self.model, self.critic = model, PatchDiscriminator()
         for net in (self.model, self.critic):

@@ -26,7 +26,8 @@ def ciede2000(a: F32 | F64, b: F32 | F64) -> F64:
     h1 = np.degrees(np.arctan2(b1, stretch * a1)) % 360
     h2 = np.degrees(np.arctan2(b2, stretch * a2)) % 360
     grey = c1 * c2 == 0  # a grey has no hue: no difference of it, and the other's counts (10, 14)
-    turn = np.where(grey, 0, (h2 - h1 + 180) % 360 - 180)
+    turn = h2 - h1
+    turn = np.where(grey, 0, turn - 360 * np.sign(turn) * (np.abs(turn) > 180))
     lightness, chroma = (l1 + l2) / 2, (c1 + c2) / 2
     apart = np.abs(h1 - h2) > 180
     middle = (h1 + h2) / 2 + np.where(apart, np.where(h1 + h2 < 360, 180, -180), 0)

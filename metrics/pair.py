@@ -49,8 +49,8 @@ class Figures:
     Cosines in [−1, 1]: ``identity_guiding`` and ``identity`` of source and swapped by the guiding network
     and by the judge; ``unrelated`` of source and target, ``same`` of source and another picture of that
     person, both by the judge. ``pose`` in degrees, ``expression`` in the judge's units, ``psnr`` in dB,
-    ``landmark`` in per cent of the eye distance, ``delta_e`` and ``delta_e_cast`` in CIEDE2000; ``ita`` is the
-    typology angle of the target's skin, in degrees.
+    ``landmark`` in per cent of the eye distance, ``delta_e`` and ``delta_e_cast`` in CIEDE2000; ``ita`` is
+    the typology angle of the target's skin, in degrees.
     """
 
     identity_guiding: float

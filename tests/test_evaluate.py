@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ldvid.cli import main
 from ldvid.configs import load_settings
-from ldvid.errors import FaceError, InputError, OutputExistsError, SettingsError
+from ldvid.errors import FaceError, InputError, OutputError, OutputExistsError, SettingsError
 from ldvid.metrics.pair import Figures, outside_psnr, pose_error
 from ldvid.metrics.plots import draw
 from ldvid.metrics.report import MEASURES, bootstrap_interval, summarise
 from ldvid.metrics.sheet import CELL, GAP, HEADER, cell, sheet
+from ldvid.metrics.skin import TONES, tone
+from ldvid.pipeline.bench import Bench
 from ldvid.pipeline.evaluate import ablation
 from ldvid.pipeline.evaluate_files import check_folder, results_folder
 from ldvid.pipeline.evaluate_job import sample
@@ -33,6 +36,7 @@ from ldvid.pipeline.still import StillSwapper
 from ldvid.pipeline.swap import swap_clip
 from ldvid.stages.decode import open_reader, probe, read_picture
 from ldvid.stages.records import SourceFace, Track
+from ldvid.training.shards import split_of
 from PIL import Image
 
 FAST = ["--set", "steps=1", "--device", "cpu", "--debug"]  # with --debug, warnings are errors here
@@ -141,7 +145,8 @@ def test_an_unchanged_target_is_nobody_new_and_loses_nothing(judged: Run) -> Non
     row = judged.rows[0]
     assert f["identity"]["mean"] == float(row["unrelated"]) < 0.9
     assert (f["recovery"]["mean"], f["recovery"]["n"]) == (0, 1)
-    assert f["pose"]["mean"] == f["expression"]["mean"] == 0
+    assert f["pose"]["mean"] == f["expression"]["mean"] == f["landmark"]["mean"] == 0
+    assert f["delta_e"]["mean"] == f["delta_e_cast"]["mean"] == 0
     assert f["psnr"]["mean"] == 100, "identical pixels are stated as the cap"
     assert f["identity_guiding"]["mean"] < 0.2
 
@@ -152,12 +157,31 @@ def test_the_source_itself_is_the_source(judged: Run) -> None:
     assert f["identity_guiding"]["mean"] > 0.95
     # The anchor is the very picture that is judged: found by its own landmarks, as the sizes differ.
     assert f["recovery"]["mean"] == pytest.approx(1, abs=1e-3)
-    assert f["psnr"] is None
+    assert f["psnr"] is f["landmark"] is f["delta_e"] is None, "the pictures do not coincide"
     assert f["pose"]["mean"] > 2 and f["expression"]["mean"] > 2
 
 
 def test_background_psnr_is_that_of_a_known_error(judged: Run) -> None:
     assert judged.figures("brighter | $x")["psnr"]["mean"] == pytest.approx(10 * np.log10(255**2 / 100))
+
+
+def test_a_brighter_picture_has_a_cast_and_its_landmarks(judged: Run, media: Media) -> None:
+    f = judged.figures("brighter | $x")
+    # About 10 levels of grey: 3 to 4 in L, the same everywhere.
+    assert 2 < f["delta_e_cast"]["mean"] < 4
+    assert f["delta_e"]["mean"] == pytest.approx(f["delta_e_cast"]["mean"], abs=0.3)
+    assert f["landmark"]["mean"] < 1
+
+
+def test_landmarks_are_those_of_the_face_where_the_targets_was(media: Media) -> None:
+    bench = Bench(load_settings("cpu"), "cpu")
+    one, two = media.picture("man.png"), media.picture("woman.png")
+    both = np.concatenate([one, two], axis=1)
+    own = bench.base.find(two).landmarks
+    points = bench.points(both, own + np.float32([512, 0]))
+    assert points is not None and np.abs(points - own - [512, 0]).max() < 0.05 * (own[1, 0] - own[0, 0])
+    assert bench.points(one, own + np.float32([400, 0])) is None, "a face, but not there"
+    assert bench.points(media.picture("wall.png"), own) is None
 
 
 def test_a_picture_without_a_face_is_skipped_and_said(judged: Run) -> None:
@@ -196,7 +220,7 @@ def test_terminal_shows_means_arrows_and_notes(judged: Run) -> None:
 
 
 def test_figures_of_the_table_are_those_of_the_pairs(swapped: Run) -> None:
-    for key in ("identity", "identity_guiding", "pose", "expression", "psnr"):
+    for key in ("identity", "identity_guiding", "pose", "landmark", "expression", "delta_e", "psnr"):
         values = [float(row[key]) for row in swapped.rows]
         assert swapped.figures("cpu")[key]["mean"] == pytest.approx(np.mean(values), abs=2e-6)
         assert swapped.figures("cpu")[key]["low"] <= np.mean(values) <= swapped.figures("cpu")[key]["high"]
@@ -209,6 +233,76 @@ def test_a_swap_is_judged_as_one(swapped: Run) -> None:
         assert float(row["identity"]) > float(row["unrelated"]) + 0.02
         assert float(row["psnr"]) == 100, "no pixel outside the mask was touched"
         assert 0 < float(row["pose"]) < 15
+        assert 0 < float(row["landmark"]) < 10
+        assert 0 < float(row["delta_e_cast"]) < 5 and 0 < float(row["delta_e"]) < 8
+        assert -60 < float(row["ita"]) < 80
+
+
+def test_figures_by_a_column_are_those_of_its_pairs(media: Media, tmp_path: Path) -> None:
+    rows = [
+        ("man.png", "woman.png", "man.png", "small/man.png", "x", "f", "1"),
+        ("woman.png", "man.png", "brighter.png", "", "x", "m", "1"),
+        ("man.png", "frame.png", "frame.png", "", "x", "m", "1"),
+        ("woman.png", "frame.png", "frame.png", "", "x", "", ""),
+    ]
+    path = listed(tmp_path / "p.csv", *rows, header="source,target,swapped,same,variant,Sex,quick")
+    arguments = ("--root", media.folder, "--only", "Quick=1", "--by", "SEX", "--by", "skin")
+    made = finished(tmp_path / "out", path, *arguments)
+    (variant,) = made.table["variants"]
+    assert variant["pairs"] == 3 and made.table["input"]["only"] == {"quick": "1"}
+    women, men = variant["by"]["sex"]
+    assert (women["value"], women["pairs"], men["value"], men["pairs"]) == ("f", 1, "m", 2)
+    for key in ("identity", "pose", "landmark", "delta_e"):
+        values = [float(row[key]) for row in made.rows if row["by_sex"] == "m"]
+        assert men["figures"][key]["mean"] == pytest.approx(np.mean(values), abs=2e-6)
+    assert women["figures"]["recovery"]["n"] == 1 and men["figures"]["recovery"] is None
+    # With the one s_same there is, everybody's recovery is defined; and it is its own pair's.
+    assert (men["figures"]["recovery_common"]["n"], variant["figures"]["recovery_common"]["n"]) == (2, 3)
+    assert women["figures"]["recovery_common"]["mean"] == women["figures"]["recovery"]["mean"]
+    tones = [group["value"] for group in variant["by"]["skin"]]
+    assert sorted(tones) == sorted({row["by_skin"] for row in made.rows})
+    order = [name for name, _ in TONES]
+    assert tones == sorted(tones, key=order.index) and made.rows[1]["by_skin"] == tone(
+        float(made.rows[1]["ita"])
+    )
+    text = (made.folder / "table.md").read_text(encoding="utf-8")
+    assert "By sex, with intervals" in text and f"| x | {tones[0]} |" in text
+    assert "by sex" in made.stdout and "common anchor" in made.stdout
+    assert "not used" not in made.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (["--by", "age"], SettingsError, ["--by age", "the columns are comment"]),
+        (["--only", "age=3"], SettingsError, ["--only age", "the columns are comment"]),
+        (["--only", "comment"], SettingsError, ["COLUMN=VALUE"]),
+        (["--only", "comment=x"], InputError, ["no pair has comment=x"]),
+    ],
+)
+def test_columns_that_are_not_there_are_said(
+    media: Media, tmp_path: Path, arguments: list[str], error: type[Exception], words: list[str]
+) -> None:
+    path = listed(tmp_path / "p.csv", ("man.png", "woman.png", "hm"), header="source,target,comment")
+    code, out, err = run(path, "--root", media.folder, *arguments)
+    assert (code, out) == (error.exit_code, "") and all(word in err for word in words)
+
+
+def test_the_list_of_64_is_what_it_says() -> None:
+    with (Path(__file__).parents[1] / "benchmarks/pairs64.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert Counter(row["target_sex"] for row in rows) == {"f": 32, "m": 32}
+    assert len({row["target"] for row in rows}) == 64
+    crossed = [row["target_sex"] != row["source_sex"] for row in rows]
+    assert sum(crossed) == 21
+    assert [row["sexes"] == "cross" for row in rows] == crossed
+    quick = [row for row in rows if row["quick"]]
+    assert Counter(row["target_sex"] for row in quick) == {"f": 8, "m": 8}
+    assert sum(bool(row["same"]) for row in rows) == 31
+    for row in rows:
+        for name in (row["source"], row["target"]):
+            assert name.startswith("portraits/") or split_of(Path(name).stem) == "held", name
+        assert len({row["source"], row["target"], row["same"]}) == 3
 
 
 def test_the_table_says_what_made_it(swapped: Run, media: Media) -> None:
@@ -379,7 +473,9 @@ def test_spreadsheets_lists_are_read_and_unknown_columns_said(media: Media, tmp_
     path.write_text("\ufeffSource, TARGET ,comment\r\nman.png,woman.png,hm\r\n", encoding="utf-8")
     pairs = read_csv(path, media.folder)
     assert len(pairs.pairs) == 1 and pairs.pairs[0].wanted
-    assert "column comment" in pairs.messages[0]
+    assert pairs.columns == ("comment",) and pairs.pairs[0].labels == {"comment": "hm"}
+    code, _, err = run(path, "--root", media.folder, "-o", tmp_path / "none/out")
+    assert code == OutputError.exit_code and "not used: column comment" in err
 
 
 @pytest.mark.parametrize(
@@ -392,6 +488,8 @@ def test_spreadsheets_lists_are_read_and_unknown_columns_said(media: Media, tmp_
         (["p.csv", "--swapped", "x"], "--swapped: goes with --sources"),
         (["p.csv", "--keep-pictures"], "--keep-pictures"),
         ([".", "--source", "x", "--preset", "cpu"], "--preset: a finished job"),
+        ([".", "--source", "x", "--by", "skin"], "--by: goes with pairs"),
+        (["--sources", "x", "--targets", "y", "--only", "a=b"], "--only: goes with a CSV file"),
         (["."], "--source"),
     ],
 )
@@ -474,6 +572,7 @@ def test_a_finished_job_is_judged_frame_by_frame(
     for row in rows:
         assert float(row["same_identity"]) > float(row["identity"]) > float(row["unrelated"]) + 0.02
         assert float(row["psnr"]) == 100
+        assert 0 < float(row["landmark"]) < 10 and 0 < float(row["delta_e"]) < 8 and row["ita"]
     f = made.figures("cpu")
     means = {k: np.mean([float(r[k]) for r in rows]) for k in ("identity", "unrelated", "same_identity")}
     wanted = (means["identity"] - means["unrelated"]) / (means["same_identity"] - means["unrelated"])
@@ -492,6 +591,7 @@ def test_a_jobs_finished_file_is_what_is_judged(job: tuple[Path, Path, Path], ex
     f = variant["figures"]
     assert (code, variant["pairs"], f["recovery"]["mean"]) == (0, 2, 0)
     assert (f["pose"]["mean"], f["expression"]["mean"], f["psnr"]["mean"]) == (0, 0, 100)
+    assert (f["landmark"]["mean"], f["delta_e"]["mean"]) == (0, 0)
 
 
 def test_a_job_that_is_not_what_it_seems_is_refused(
@@ -594,3 +694,26 @@ def test_a_sheets_headings_are_cut_and_its_rows_checked(faces: tuple[SourceFace,
     assert (short[HEADER:, GAP + CELL + GAP :] == 255).all(), "an empty cell is left white"
     with pytest.raises(ValueError, match="1 cells under 2"):
         sheet([[face]], ["a", "b"])
+
+
+def test_a_long_sheet_has_pages_and_a_swap_the_detector_loses_is_named(
+    media: Media, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ldvid.pipeline.evaluate_files.PAGE_ROWS", 1)
+    rows = [("man.png", "woman.png", media.folder / "brighter.png"), ("man.png", "frame.png", "lost.png")]
+    lost = save(tmp_path / "lost.png", np.full_like(media.picture("frame.png"), 90))
+    path = listed(
+        tmp_path / "p.csv", *((s, t, str(tmp_path / x)) for s, t, x in rows), header="source,target,swapped"
+    )
+    made = finished(tmp_path / "out", path, "--root", media.folder)
+    pages = [read_picture(made.folder / name) for name in ("sheet.png", "sheet-2.png")]
+    assert [p.shape[0] for p in pages] == [HEADER + CELL + GAP] * 2
+    assert not np.array_equal(*pages) and [row["sheet"] for row in made.rows] == ["1:1", "2:1"]
+    f = made.figures("given")
+    assert (f["landmark"]["n"], f["pose"]["n"]) == (1, 2)
+    (note,) = [note for note in made.table["notes"] if "detector finds no face in 1 swap" in note]
+    assert "given, pair 2 (frame.png)" in note
+    check_folder(made.folder, [], overwrite=True)
+    lost.rename(made.folder / "sheet-x.png")
+    with pytest.raises(OutputExistsError, match=r"sheet-x\.png"):
+        check_folder(made.folder, [], overwrite=True)

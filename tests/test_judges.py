@@ -233,3 +233,14 @@ def test_a_swap_never_loads_a_judge() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_judges_say_the_same_without_onnxruntime(
+    pack: Pack, judges: Judges, portraits: tuple[Face, Face], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # importing it would fail
+    others = open_judges(pack)
+    for face in portraits:
+        assert others.identity.embed(*face) == pytest.approx(judges.identity.embed(*face), abs=1e-5)
+        assert others.pose.pose(*face) == pytest.approx(judges.pose.pose(*face), abs=1e-3)
+        assert others.expression(*face) == pytest.approx(judges.expression(*face), abs=1e-3)

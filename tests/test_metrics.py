@@ -1,4 +1,4 @@
-"""The figures' arithmetic on known answers: recovery, expression, Fréchet distance, background PSNR."""
+"""The figures' arithmetic on known answers: recovery, landmarks, expression, skin, Fréchet distance, PSNR."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ldvid.metrics.ciede2000 import ciede2000
 from ldvid.metrics.expression import FEATURES, expression, expression_error, frontal, mirrored
 from ldvid.metrics.frechet import frechet_distance
 from ldvid.metrics.judge import recovery
 from ldvid.metrics.judges import Judges, open_judges
+from ldvid.metrics.pair import landmark_error
 from ldvid.metrics.pixels import CAP, background_psnr
+from ldvid.metrics.skin import EDGE, Skin, skin_difference, skin_of, tone, typology_angle
 from ldvid.stages.align import apply_points, warp
 from ldvid.stages.decode import open_reader, probe, read_picture
 from ldvid.stages.detect import Detector
@@ -239,3 +242,128 @@ def test_background_psnr_refuses_nothing_to_compare() -> None:
         background_psnr(picture, picture, np.zeros((4, 4), bool))
     with pytest.raises(ValueError, match="shapes differ"):
         background_psnr(picture, picture[:2], np.ones((4, 4), bool))
+
+
+# --- landmarks --------------------------------------------------------------------------------------
+
+POINTS = np.float32([[10, 10], [50, 40], [30, 45], [15, 60], [45, 62]])  # the eyes are 50 apart
+
+
+def test_landmark_error_is_in_per_cent_of_the_targets_eye_distance() -> None:
+    off = np.float32([[3, 4], [0, 0], [0, -10], [0, 0], [5, 0]])
+    assert landmark_error(POINTS + off, POINTS) == pytest.approx(100 * (5 + 10 + 5) / 5 / 50)
+    wider = POINTS.copy()
+    wider[0] -= [40, 30]  # the swap's own eyes are twice as far apart: not the unit
+    assert landmark_error(wider, POINTS) == pytest.approx(100 * 50 / 5 / 50)
+    assert landmark_error(POINTS, POINTS) == 0
+    with pytest.raises(ValueError, match=r"\(5, 2\)"):
+        landmark_error(POINTS[:4], POINTS)
+    with pytest.raises(ValueError, match="eyes coincide"):
+        landmark_error(POINTS, np.zeros((5, 2), np.float32))
+
+
+# --- skin -------------------------------------------------------------------------------------------
+
+# Sharma, Wu and Dalal 2005, Table 1: L, a, b of two colours and their difference.
+SHARMA = """
+50 2.6772 -79.7751 50 0 -82.7485 2.0425;   50 3.1571 -77.2803 50 0 -82.7485 2.8615
+50 2.8361 -74.0200 50 0 -82.7485 3.4412;   50 -1.3802 -84.2814 50 0 -82.7485 1.0000
+50 -1.1848 -84.8006 50 0 -82.7485 1.0000;  50 -0.9009 -85.5211 50 0 -82.7485 1.0000
+50 0 0 50 -1 2 2.3669;                     50 -1 2 50 0 0 2.3669
+50 2.49 -0.001 50 -2.49 0.0009 7.1792;     50 2.49 -0.001 50 -2.49 0.0010 7.1792
+50 2.49 -0.001 50 -2.49 0.0011 7.2195;     50 2.49 -0.001 50 -2.49 0.0012 7.2195
+50 -0.001 2.49 50 0.0009 -2.49 4.8045;     50 -0.001 2.49 50 0.0010 -2.49 4.8045
+50 -0.001 2.49 50 0.0011 -2.49 4.7461;     50 2.5 0 50 0 -2.5 4.3065
+50 2.5 0 73 25 -18 27.1492;                50 2.5 0 61 -5 29 22.8977
+50 2.5 0 56 -27 -3 31.9030;                50 2.5 0 58 24 15 19.4535
+50 2.5 0 50 3.1736 0.5854 1.0000;          50 2.5 0 50 3.2972 0 1.0000
+50 2.5 0 50 1.8634 0.5757 1.0000;          50 2.5 0 50 3.2592 0.3350 1.0000
+60.2574 -34.0099 36.2677 60.4626 -34.1751 39.4387 1.2644
+63.0109 -31.0961 -5.8663 62.8187 -29.7946 -4.0864 1.2630
+61.2901 3.7196 -5.3901 61.4292 2.2480 -4.9620 1.8731
+35.0831 -44.1164 3.7933 35.0232 -40.0716 1.5901 1.8645
+22.7233 20.0904 -46.6940 23.0331 14.9730 -42.5619 2.0373
+36.4612 47.8580 18.3852 36.2715 50.5065 21.2231 1.4146
+90.8027 -2.0831 1.4410 91.1528 -1.6435 0.0447 1.4441
+90.9257 -0.5406 -0.9208 88.6381 -0.8985 -0.7239 1.5381
+6.7747 -0.2908 -2.4247 5.8714 -0.0985 -2.2286 0.6377
+2.0776 0.0795 -1.1350 0.9033 -0.0636 -0.5514 0.9082
+"""
+LAB = st.tuples(st.floats(0, 100), st.floats(-100, 100), st.floats(-100, 100)).map(np.array)
+
+
+def test_ciede2000_of_the_published_pairs() -> None:
+    rows = np.array([row.split() for row in SHARMA.replace(";", "\n").strip().splitlines()], np.float64)
+    assert rows.shape == (34, 7)
+    assert ciede2000(rows[:, :3], rows[:, 3:6]) == pytest.approx(rows[:, 6], abs=6e-5)
+    with pytest.raises(ValueError, match=r"\(\.\.\., 3\)"):
+        ciede2000(np.zeros(2), np.zeros(3))
+
+
+@given(LAB, LAB)
+def test_ciede2000_is_symmetric_and_0_for_equal_colours(a: F64, b: F64) -> None:
+    assert ciede2000(a, b) == pytest.approx(ciede2000(b, a), abs=1e-9)
+    assert ciede2000(a, a) == 0 <= ciede2000(a, b) < 250
+
+
+def skin(rgb: U8) -> Skin:
+    """All of the crop as skin, but for what the erosion takes."""
+    everywhere = np.ones(rgb.shape[:2], np.float32)
+    return skin_of(rgb, everywhere, everywhere)
+
+
+def test_skin_is_what_parser_and_mask_agree_on_and_keeps_from_their_edge() -> None:
+    probability, mask = np.zeros((2, 256, 256), np.float32)
+    probability[:, :200], mask[50:] = 0.6, 0.6
+    where = skin_of(np.zeros((256, 256, 3), np.uint8), probability, mask).where
+    assert np.argwhere(where).min(0).tolist() == [50 + EDGE, EDGE]
+    assert np.argwhere(where).max(0).tolist() == [255 - EDGE, 199 - EDGE]
+
+
+def test_a_cast_is_the_colours_difference_and_texture_is_none() -> None:
+    rng = np.random.default_rng(5)
+    flat = np.full((256, 256, 3), (200, 150, 130), np.uint8)
+    cast = flat - np.uint8([0, 12, 12])
+    found, none = skin_difference(skin(flat), skin(cast)), skin_difference(skin(flat), skin(flat))
+    assert found is not None and none == (0, 0)
+    assert found.cast == pytest.approx(ciede2000(skin(flat).lab[9, 9], skin(cast).lab[9, 9]), abs=1e-3)
+    assert found.mean == pytest.approx(found.cast, abs=1e-3) and found.cast > 3
+    noisy = np.clip(flat + rng.normal(0, 12, flat.shape), 0, 255).astype(np.uint8)
+    rough = skin_difference(skin(flat), skin(noisy))
+    assert rough is not None and rough.mean < 0.15 * ciede2000(skin(flat).lab, skin(noisy).lab).mean()
+
+
+def test_patches_that_cancel_out_are_no_cast_but_a_difference() -> None:
+    flat = np.full((256, 256, 3), (200, 150, 130), np.uint8)
+    patched = flat.copy()
+    patched[:, :128] += np.uint8(25)
+    patched[:, 128:] -= np.uint8(25)
+    found = skin_difference(skin(flat), skin(patched))
+    assert found is not None and found.cast < 0.7 and found.mean > 6
+
+
+def test_only_what_is_skin_in_both_is_compared() -> None:
+    flat = np.full((256, 256, 3), (200, 150, 130), np.uint8)
+    other = flat.copy()
+    other[:, :128] = (20, 20, 200)
+    one, two = skin(flat), skin(other)
+    two.where[:, :128] = False  # the parser calls it something else
+    assert skin_difference(one, two) == pytest.approx((0, 0), abs=1e-3)
+    two.where[:] = False
+    assert skin_difference(one, two) is None and typology_angle(two) is None
+    with pytest.raises(ValueError, match="differ in size"):
+        skin_difference(one, skin(flat[:128, :128]))
+
+
+def test_a_typology_angle_tells_light_from_dark_skin() -> None:
+    def of(lightness: float, yellow: float) -> float:
+        lab = np.full((64, 64, 3), (lightness, 10, yellow), np.float32)
+        return typology_angle(Skin(lab, np.ones((64, 64), bool))) or 0.0
+
+    assert of(60, 10) == pytest.approx(45) and of(40, 10) == pytest.approx(-45)
+    names = ["very light", "light", "intermediate", "tan", "brown", "dark"]
+    assert [tone(angle) for angle in (55.1, 55, 41, 28, 10, -30)] == names
+    assert tone(None) == ""
+    bearded = np.full((64, 64, 3), (70, 10, 15), np.float32)
+    bearded[45:] = (25, 2, 3)
+    assert abs((typology_angle(Skin(bearded, np.ones((64, 64), bool))) or 0) - of(70, 15)) < 2

@@ -67,7 +67,7 @@ class SmallNetworks:
         features = F.adaptive_avg_pool2d(torch.tanh(F.conv2d(x, first)), 4)
         return F.normalize(features.flatten(1) @ second.T, dim=1)
 
-    def parse(self, x: Tensor) -> Tensor:
+    def parse(self, x: Tensor, size: int | None = None) -> Tensor:
         if x.shape[-1] != SIDE:
             x = F.interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False)
         return F.conv2d(x - 0.5, self._parser, padding=2).softmax(1)

@@ -220,3 +220,27 @@ def test_weights_of_another_kind_are_named(told_pack: Path, tmp_path: Path) -> N
     (broken / "pack.toml").write_text(text, encoding="utf-8")
     with pytest.raises(PackError, match=r"unet\.safetensors: can't be loaded"):
         Networks.load(open_pack(str(broken)), "cpu")
+
+
+def test_guidance_parses_at_its_own_size(
+    told: Networks, faces: tuple[SourceFace, SourceFace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parser = told.manifest.parser.model_copy(update={"guidance_size": 128})
+    smaller = replace(told, manifest=told.manifest.model_copy(update={"parser": parser}))
+    sizes: list[tuple[int, int]] = []
+    parse = Networks.parse
+
+    def seen(self: Networks, image: Tensor, size: int | None = None) -> Tensor:
+        found = parse(self, image, size)
+        sizes.append((image.shape[-1], found.shape[-1]))
+        return found
+
+    monkeypatch.setattr(Networks, "parse", seen)
+    terms = [{"term": "segmentation", "scale": 1.0}]
+    made = swap(smaller, faces[0], faces[1], guidance=terms, guidance_decoder="preview", start="target")
+    # The target for the start and the stages, again for guidance, then each step's preview.
+    assert sizes == [(256, 256), (256, 128), (128, 128), (128, 128)]
+    sizes.clear()
+    full = swap(smaller, faces[0], faces[1], guidance=terms, guidance_decoder="full", start="target")
+    assert sizes == [(256, 256)] * 3
+    assert np.abs(full - made).max() > 0.5

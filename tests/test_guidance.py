@@ -265,7 +265,7 @@ def test_terms_share_one_parse(
     calls = []
 
     class Counting(Networks):
-        def parse(self, image: Tensor) -> Tensor:
+        def parse(self, image: Tensor, size: int | None = None) -> Tensor:
             calls.append(1)
             return super().parse(image)
 

@@ -50,7 +50,7 @@ class Context:
             the parser's classes.
         source: (B, D) unit embeddings of the source.
         target: (B, 3, S, S) RGB in [0, 1], the crop in which a face is replaced.
-        target_parse: (B, K, p, p) its class probabilities, p being the parser's size.
+        target_parse: (B, K, p, p) its class probabilities; p is the size at which x̂ is parsed too.
         mask: (B, 1, S, S) in [0, 1], 1 where the face is replaced.
         to_arcface: (B, 2, 3) θ of the ArcFace view of each crop (see ``views``).
         landmarks: (B, 5, 2) the target's, in pixels of the crop, order as in ``records``.
@@ -75,7 +75,7 @@ class Context:
     def parse(self, x_hat: Tensor) -> Tensor:
         """D_F(x̂), (B, K, p, p) with its gradient: computed once a step, however many terms ask."""
         if self._parsed is None or self._parsed[0] is not x_hat:
-            self._parsed = (x_hat, self.networks.parse(x_hat))
+            self._parsed = (x_hat, self.networks.parse(x_hat, self.target_parse.shape[-1]))
         return self._parsed[1]
 
     def forget(self) -> None:

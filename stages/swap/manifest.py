@@ -150,11 +150,13 @@ class IdentityEntry(_Part):
 
 class ParserEntry(_Part):
     """``parts`` groups a finer parser's classes under the names the stages know (eyes, brows, lips, …);
-    ``face`` names classes."""
+    ``face`` names classes. ``guidance_size``, where it was trained for that too, is the size at which
+    guidance through the preview decoder parses."""
 
     kind: Literal["bisenet"]
     file: str
     size: int
+    guidance_size: int | None = None
     classes: tuple[str, ...]
     face: tuple[str, ...]
     parts: dict[str, tuple[str, ...]] = {}

@@ -137,11 +137,15 @@ class Networks:
         alpha_bar = self.alpha_bar[t].to(z)
         return alpha_bar**0.5 * predicted + (1 - alpha_bar) ** 0.5 * z
 
-    def parse(self, image: Tensor) -> Tensor:
-        """D_F: (B, 3, H, W) in [0, 1] → class probabilities (B, K, size, size) at the parser's size."""
+    def parse(self, image: Tensor, size: int | None = None) -> Tensor:
+        """D_F: (B, 3, H, W) in [0, 1] → class probabilities (B, K, p, p), p being ``size`` or the parser's."""
         p = self.manifest.parser
-        if image.shape[-1] != p.size:
-            image = F.interpolate(image, (p.size, p.size), mode="bilinear", align_corners=False)
+        size = size or p.size
+        if image.shape[-1] != size:
+            antialias = image.shape[-1] > size
+            image = F.interpolate(
+                image, (size, size), mode="bilinear", align_corners=False, antialias=antialias
+            )
         mean = image.new_tensor(p.mean)[:, None, None]
         std = image.new_tensor(p.std)[:, None, None]
         return cast(Tensor, self.parser(((image - mean) / std).to(self.dtype))[0].float().softmax(1))

@@ -138,11 +138,13 @@ class SwapStage:
                 start = net.encode(to_tensor(pictures, net.device))
                 hold = torch.from_numpy(kept).to(net.device)[:, None] * self.settings.start_hold
                 latent_mask = mask * (1 - hold)
+            small = net.manifest.parser.guidance_size if self.sampling.preview else None
+            guided = parse if small is None else net.parse(target, small)
         context = Context(
             networks=net,
             source=torch.from_numpy(np.stack([self.sources[i].embedding for i in of])).to(net.device),
             target=target,
-            target_parse=parse,
+            target_parse=guided,
             mask=mask,
             to_arcface=arcface_theta(landmarks, net.identity_template(), size, net.manifest.identity.size).to(
                 net.device

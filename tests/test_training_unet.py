@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import cv2
@@ -18,10 +19,12 @@ from hypothesis import strategies as st
 from ldvid.errors import PackError, SettingsError
 from ldvid.stages.records import SourceFace
 from ldvid.stages.swap.loaders import load_quantised
-from ldvid.stages.swap.pack import Pack
+from ldvid.stages.swap.networks import Networks
+from ldvid.stages.swap.pack import Pack, open_pack
 from ldvid.training import checkpoint, unet
 from ldvid.training.config import Section, read_section
 from ldvid.training.diffusion import Average, clean_of, loss_weight, masked_loss, sample, target_of
+from ldvid.training.export import to_toml
 from ldvid.training.latents import Embedder, build_bank, companions, open_autoencoder
 from ldvid.training.log import Budget
 from ldvid.training.quantise import save_quantised
@@ -278,6 +281,46 @@ def test_it_learns_and_goes_on_where_it_was(shards: Path, pack: Pack, tmp_path: 
     with pytest.raises(SettingsError, match="another UNet"):
         other = SMALL.model_copy(update={"block_out_channels": (8, 8)})
         Trainer(other, other.arguments(32, 32), 512, "cpu").load(tmp_path)
+
+
+def test_a_run_becomes_a_pack(tmp_path: Path) -> None:
+    chosen = SMALL.model_copy(update={"shift": 3.0})
+    trainer = Trainer(chosen, chosen.arguments(32, 32), 512, "cpu")
+    for parameter, average in zip(trainer.network.parameters(), trainer.average.tensors, strict=True):
+        average.copy_(parameter.detach() * 1.01)  # so that it shows which of the two is taken
+    facts = {
+        "config": json.loads(chosen.model_dump_json()), "latent_mean": [0.5] * 32, "latent_std": [2.0] * 32,
+    }  # fmt: skip
+    trainer.save(tmp_path / "run", facts, whole=False)
+    done = training("export", "--unet", tmp_path / "run", "--out", tmp_path / "pack", "--name", "mine")
+    assert done.returncode == 0, done.stderr
+    networks = Networks.load(open_pack(str(tmp_path / "pack")), "cpu")
+    assert networks.manifest.name == "mine" and networks.manifest.parser.classes[2] == "skin"
+    torch.testing.assert_close(networks.alpha_bar, chosen.levels())
+    assert networks.latent_std.flatten().tolist() == [2.0] * 32
+    own, _ = unet.load_average(tmp_path / "run", "cpu")
+    z, who = torch.randn(2, 32, 32, 32), nn.functional.normalize(torch.randn(2, 512), dim=1)
+    a = chosen.levels()[400]
+    with torch.no_grad():
+        wanted = a**0.5 * own(z, torch.tensor([400, 400]), who) + (1 - a) ** 0.5 * z
+        got = networks.predict_noise(z, 400, who)
+    assert (got - wanted).norm() / wanted.norm() < 0.02
+    again = training("export", "--unet", tmp_path / "run", "--out", tmp_path / "pack")
+    assert again.returncode == 1 and "exists already" in again.stderr
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x7f"), max_size=5)
+JSONS = st.one_of(
+    TEXT,
+    st.integers(-9, 9), st.floats(-5, 5), st.booleans(), st.lists(st.integers(0, 5), max_size=3),
+)  # fmt: skip
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.dictionaries(TEXT, st.one_of(JSONS, st.dictionaries(TEXT, JSONS))))
+def test_manifests_are_written_as_they_are_read(table: dict[str, object]) -> None:
+    kept = {k: v for k, v in table.items() if v != {}}  # an empty table says nothing
+    assert tomllib.loads(to_toml(kept)) == kept
 
 
 def test_samples_follow_the_seed_and_the_identity(shards: Path, pack: Pack) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from safetensors import safe_open
 from torch import Generator, Tensor
 
 from ..stages.align import ARCFACE_TEMPLATE
@@ -60,10 +59,8 @@ def open_autoencoder(pack: Pack, folder: Path | None) -> TinyAutoencoder:
         assert isinstance(model, TinyAutoencoder)
         return model
     encoder, decoder = folder / "encoder.safetensors", folder / "decoder.safetensors"
-    with naming(encoder):
-        with safe_open(str(encoder), framework="pt") as file:
-            channels = int(file.get_slice("1.linear.weight").get_shape()[0])
-        return CompactAutoencoder.load(encoder, decoder, channels)
+    with naming(folder):
+        return CompactAutoencoder.load(encoder, decoder)
 
 
 class Embedder:

@@ -578,6 +578,7 @@ def test_a_finished_job_is_judged_frame_by_frame(
     wanted = (means["identity"] - means["unrelated"]) / (means["same_identity"] - means["unrelated"])
     assert f["recovery"]["mean"] == pytest.approx(wanted, abs=1e-4)
     assert f["frechet"] is None, "one source is no distribution"
+    assert f["recovery_common"] is None, "every frame has an anchor of its own"
     assert {p: p.read_bytes() for p in job[0].rglob("*") if p.is_file()} == before
 
 

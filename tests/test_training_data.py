@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ldvid.errors import FaceError, InputError, OutputExistsError, SettingsError
 from ldvid.stages.align import estimate_similarity, warp
@@ -162,7 +162,8 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(sizes=st.lists(st.integers(1, 60_000), min_size=1, max_size=40), limit=st.integers(80_000, 200_000))
+@given(sizes=st.lists(st.integers(1, 30_000), min_size=1, max_size=60), limit=st.integers(80_000, 200_000))
+@example(sizes=[9_000] * 30, limit=100_000)  # so that closing the tar would go over the limit
 def test_no_piece_is_larger_than_the_limit_and_none_is_lost(
     sizes: list[int], limit: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -282,7 +283,11 @@ def test_closed_lips_part_where_their_shadow_is(shift: int, roll: float) -> None
 
 
 def test_an_open_mouth_parts_the_lips() -> None:
-    labels = label(face_image(), face_maps(gap=7), TEMPLATE)
+    maps = face_maps()
+    x, y = TEMPLATE[3:].mean(0)
+    maps[5] = blob((x, y + 6, 30, 18)) * 0.95  # the lower lip is much the thicker
+    maps[6] = blob((x, y - 2, 22, 4))
+    labels = label(face_image(), maps, TEMPLATE)
     inside = np.argwhere(labels == BY_NAME["mouth"])
     for column in range(115, 143):
         rows = inside[inside[:, 1] == column][:, 0]
@@ -298,10 +303,10 @@ def test_brows_that_meet_are_cut_and_a_turned_heads_is_not() -> None:
     right = np.argwhere(labels == BY_NAME["right_brow"])
     left = np.argwhere(labels == BY_NAME["left_brow"])
     assert abs(len(right) - len(left)) < 0.1 * len(left) and right[:, 1].max() <= left[:, 1].min()
-    maps[2] = blob((110, 98, 30, 5), (165, 98, 14, 5))  # the near brow reaches beyond the middle
+    maps[2] = blob((118, 98, 30, 5), (172, 98, 12, 5))  # the near brow reaches beyond the middle
     labels = label(face_image(), maps, TEMPLATE)
-    assert np.argwhere(labels == BY_NAME["right_brow"])[:, 1].max() >= 137
-    assert np.argwhere(labels == BY_NAME["left_brow"])[:, 1].min() >= 150
+    assert np.argwhere(labels == BY_NAME["right_brow"])[:, 1].max() >= 145
+    assert np.argwhere(labels == BY_NAME["left_brow"])[:, 1].min() >= 155
 
 
 def test_parts_where_they_cannot_be_are_given_away() -> None:
@@ -427,13 +432,14 @@ def test_aligned_crops_keep_their_bytes(run_prepare: Prepare, tmp_path: Path, cr
     cv2.imwrite(str(folder / "00001.png"), cv2.resize(crop, (512, 512))[..., ::-1])
     cv2.imwrite(str(folder / "blank.png"), np.full((SIDE, SIDE, 3), 99, np.uint8))
     cv2.imwrite(str(folder / "wide.png"), np.zeros((256, 300, 3), np.uint8))
+    cv2.imwrite(str(folder / "beside.png"), np.roll(crop, 60, 1)[..., ::-1])  # a face, but not in its place
     (folder / "torn.webp").write_bytes(content[:500])
     out = run_prepare(folder, flags=("--aligned",), teacher=True)
     found = dict(shards.stored(out))
-    assert sorted(found) == ["crops-00001", "crops-blank", "omi-00009"]
+    assert sorted(found) == ["crops-00001", "crops-beside", "crops-blank", "omi-00009"]
     assert found["omi-00009"]["webp"] == content
     faces = read(out, "all", labels=True)
-    by_name = dict(zip(faces.names, range(3), strict=True))
+    by_name = dict(zip(faces.names, range(4), strict=True))
     error = faces.images[by_name["crops-00001"]].astype(int) - crop.astype(int)
     assert np.abs(error).mean() < 4
     assert np.abs(faces.landmarks[by_name["omi-00009"]] - TEMPLATE).max() < 6
@@ -441,7 +447,7 @@ def test_aligned_crops_keep_their_bytes(run_prepare: Prepare, tmp_path: Path, cr
         "no face: the template's"
     )
     assert read(out, "held").names == ["omi-00009"]
-    assert (out / "prepare.json").read_text().count('"without_detection": 1') == 1
+    assert (out / "prepare.json").read_text().count('"without_detection": 2') == 1
 
 
 def test_nothing_is_overwritten_unasked(run_prepare: Prepare, photos: Path, tmp_path: Path) -> None:

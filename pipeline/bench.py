@@ -16,7 +16,7 @@ from ..metrics.pair import Face, measure_face
 from ..metrics.sheet import cell
 from ..metrics.skin import Skin, skin_of
 from ..stages.align import warp
-from ..stages.decode import read_picture
+from ..stages.folder import read_picture
 from ..stages.paste import paste
 from ..stages.records import F32, U8, Crops, Detection, SourceFace
 from ..stages.swap.networks import to_tensor

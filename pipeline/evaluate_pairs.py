@@ -10,7 +10,7 @@ from ..errors import FaceError, SettingsError
 from ..metrics.pair import compare, landmark_error, outside_psnr
 from ..metrics.sheet import cell
 from ..metrics.skin import Skin, skin_difference, tone, typology_angle
-from ..stages.decode import read_picture
+from ..stages.folder import read_picture
 from ..stages.records import F32, U8, Crops, Detection
 from .bench import Bench, Known
 from .evaluate_files import Folder

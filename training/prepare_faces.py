@@ -21,6 +21,8 @@ from .prepare_regions import label
 from .shards import IGNORE, SIDE, Sample, split_of
 from .teacher import Teacher
 
+_OFF = 0.35  # of the distance between the eyes: how far an aligned face's landmarks may be, on average
+
 
 @dataclass(frozen=True)
 class Photo:
@@ -85,21 +87,15 @@ class Maker:
             if height != SIDE:
                 picture = cast(U8, cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
             content = _webp(picture, self.rules.quality)
-        points = self._points(picture)
+        template = self.rules.template
+        seen = [d.landmarks for d in self._detector.detect(picture)]
+        off = [float(np.linalg.norm(points - template, axis=1).mean()) for points in seen]
+        if off and min(off) > _OFF * float(np.linalg.norm(template[1] - template[0])):
+            return [Dropped(photo.path, "its face is not where the template says")]
+        points = seen[int(np.argmin(off))] if off else None
         outside = outside_of_crop(picture)
         found = {"landmarks_from": "template" if points is None else "detector"}
         return [self._sample(photo, photo.name, content, picture, points, outside, found)]
-
-    def _points(self, crop: U8) -> F32 | None:
-        """Landmarks of the face that is where the template says; None where the detector sees none."""
-        template = self.rules.template
-        apart = float(np.linalg.norm(template[1] - template[0]))
-        off = [
-            (float(np.linalg.norm(d.landmarks - template, axis=1).mean()), d.landmarks)
-            for d in self._detector.detect(crop)
-        ]
-        nearest = min(off, key=lambda entry: entry[0], default=None)
-        return nearest[1] if nearest is not None and nearest[0] < 0.35 * apart else None
 
     def _faces(self, photo: Photo, picture: U8) -> list[Sample | Dropped]:
         """The faces of a photo, on the template."""

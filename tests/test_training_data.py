@@ -469,6 +469,12 @@ def test_nothing_is_overwritten_unasked(run_prepare: Prepare, photos: Path, tmp_
     with pytest.raises(OutputExistsError, match=r"thesis\.txt"):
         run_prepare(photos, flags=("--overwrite",))
     assert (out / "thesis.txt").read_text() == "mine" and len(list(tmp_path.glob("shards*"))) == 1
+    beside = tmp_path / "other.unfinished"
+    beside.mkdir()
+    (beside / "notes.txt").write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"other\.unfinished.*notes\.txt"):
+        run_prepare(photos, out="other", flags=("--overwrite",))
+    assert (beside / "notes.txt").read_text() == "mine"
 
 
 def test_a_run_that_was_stopped_goes_on(

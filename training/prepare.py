@@ -35,6 +35,7 @@ from .prepare_report import FACTS, report
 from .shards import SIDE, Sample, ShardWriter, pieces, stored
 from .teacher import Teacher
 
+SETTINGS = "settings.json"  # of a run that is not finished
 EVERY = 10.0  # seconds between lines
 
 
@@ -84,12 +85,12 @@ def run(args: argparse.Namespace) -> None:
     _check_out(args.out, args.overwrite)
     photos = list_photos(args.folders, args.set)
     pack = open_pack(config.pack)
+    teacher = Teacher.open(args.teacher) if args.teacher else None
     settings = _settings(config, pack, photos, args.aligned, args.teacher)
     work = args.out.with_name(args.out.name + ".unfinished")
     done = _resume(work, settings, args.overwrite)
     template = pack.manifest.template_points() * (SIDE / pack.manifest.crop_size)
     rules = Rules(template, args.aligned, config.faces, config.min_face, config.max_outside, config.quality)
-    teacher = Teacher.open(args.teacher) if args.teacher else None
     here = threading.local()
 
     def make(photo: Photo) -> list[Sample | Dropped]:
@@ -117,8 +118,7 @@ def run(args: argparse.Namespace) -> None:
         shutil.rmtree(work)
         why = "; ".join(f"{n} × {w}" for w, n in dropped.most_common(3))
         raise FaceError(f"no usable face in {len(photos)} pictures ({why}); see --min-face and --aligned")
-    facts = report(work, settings, dropped, examples)
-    _put(work, args.out, facts)
+    _put(work, args.out, report(work, settings, dropped, examples))
     say(f"{args.out}: {len(pieces(args.out))} pieces")
 
 
@@ -202,23 +202,28 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise OutputExistsError(
             f"--out {out} exists; give another folder, or --overwrite to replace the shards"
         )
-    strange = (
-        [p for p in out.iterdir() if p.name != FACTS and p not in pieces(out)] if out.is_dir() else [out]
-    )
+    _only_shards(out, f"--out {out}")
+
+
+def _only_shards(folder: Path, called: Path | str) -> None:
+    """OutputExistsError for what this stage never wrote: it is going to be removed."""
+    ours = {FACTS, SETTINGS, *(p.name for p in pieces(folder)), *(p.name for p in folder.glob("*.tar.part"))}
+    strange = [p.name for p in folder.iterdir() if p.name not in ours] if folder.is_dir() else [folder.name]
     if strange:
-        raise OutputExistsError(f"--out {out} holds other things than shards ({strange[0].name}): left alone")
+        raise OutputExistsError(f"{called} holds other things than shards ({strange[0]}): left alone")
 
 
 def _resume(work: Path, settings: dict[str, Any], overwrite: bool) -> set[str]:
     """Names already in whole pieces of an unfinished run of the same settings."""
-    marker = work / "settings.json"
+    marker = work / SETTINGS
     try:
         if work.exists() and marker.exists() and json.loads(marker.read_text()) == settings:
             done = {name for name, _ in stored(work)}
             say(f"going on after {len(done)} faces of {work}")
             return done
         if work.exists():
-            if not overwrite:
+            _only_shards(work, work)
+            if pieces(work) and not overwrite:
                 raise OutputExistsError(
                     f"{work} is left of a run with other settings or pictures: --overwrite starts anew"
                 )
@@ -232,11 +237,14 @@ def _resume(work: Path, settings: dict[str, Any], overwrite: bool) -> set[str]:
 
 def _put(work: Path, out: Path, facts: dict[str, Any]) -> None:
     """The finished folder under its own name; what it replaces goes last."""
-    (work / FACTS).write_text(json.dumps(facts, indent=1))
-    (work / "settings.json").unlink()
     old = out.with_name(out.name + ".replaced")
-    if out.exists():
-        out.replace(old)
-    work.replace(out)
+    try:
+        (work / FACTS).write_text(json.dumps(facts, indent=1))
+        (work / SETTINGS).unlink()
+        if out.exists():
+            out.replace(old)
+        work.replace(out)
+    except OSError as error:
+        raise OutputError(f"--out {out}: {error}; the shards are whole in {work}") from error
     if old.exists():
         shutil.rmtree(old)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -180,15 +181,18 @@ class Trainer:
         """What the reconstruction is worth, and the share of each in the gradient."""
         c, see = self.config, self.perception
         near, theirs = same_patch(c.patch, places, picture, wanted)
-        losses = {"pixels": (picture - wanted).abs().mean(), "pyramid": pyramid_loss(picture, wanted)}
-        losses["features"] = see.feature_loss(near, theirs)
-        losses["identity"] = see.identity_loss(picture, wanted)
-        losses["parse"] = see.parse_loss(picture, wanted)
-        shares = {name: float(getattr(c, name)) for name in losses}
-        if ramp > 0:
-            losses["adversarial"] = generator_loss(self.critic(near))
-            shares["adversarial"] = c.adversarial * ramp
-        return losses, shares
+        compared: dict[str, Callable[[], Tensor]] = {
+            "pixels": lambda: (picture - wanted).abs().mean(),
+            "pyramid": lambda: pyramid_loss(picture, wanted),
+            "features": lambda: see.feature_loss(near, theirs),
+            "identity": lambda: see.identity_loss(picture, wanted),
+            "parse": lambda: see.parse_loss(picture, wanted),
+            "adversarial": lambda: generator_loss(self.critic(near)),
+        }
+        shares = {name: float(getattr(c, name)) for name in compared}
+        shares["adversarial"] *= ramp
+        # What has no share is not computed.
+        return {name: loss() for name, loss in compared.items() if shares[name] > 0}, shares
 
     def towards_unit(self, z: Tensor, gradient: Tensor) -> Tensor:
         """A share of the gradient's length towards N(0, 1) per channel (KL); less where that is near."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +157,15 @@ class Trainer:
         with autocast(self.device):
             made = self.forward(z).float()
             picture = made.detach().requires_grad_(True)
-            losses = {
-                "pixels": (picture - wanted).abs().mean(),
-                "edges": edge_loss(picture, wanted),
-                "identity": see.identity_loss(picture, wanted),
-                "parse": see.parse_loss(picture, wanted),
+            compared: dict[str, Callable[[], Tensor]] = {
+                "pixels": lambda: (picture - wanted).abs().mean(),
+                "edges": lambda: edge_loss(picture, wanted),
+                "identity": lambda: see.identity_loss(picture, wanted),
+                "parse": lambda: see.parse_loss(picture, wanted),
             }
-        shares = {name: float(getattr(c, name)) for name in losses}
+            shares = {name: float(getattr(c, name)) for name in compared}
+            # What has no share is not computed.
+            losses = {name: loss() for name, loss in compared.items() if shares[name] > 0}
         made.backward(balanced_gradient(losses, shares, picture))
         self.optimiser.step()
         average_into(self.averaged, self.model, c.average, self.step)

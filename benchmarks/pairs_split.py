@@ -20,15 +20,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def splits(shards: Path) -> dict[str, str]:
-    """File name of a photograph, without its suffix → ``train`` or ``held``.
+    """Sample → ``train`` or ``held``."""
+    return {name: str(json.loads(sample["json"])["split"]) for name, sample in stored(shards)}
 
-    A sample is called like its photograph or, where that has no set in its name, ``SET-NAME``.
-    """
-    found = {}
-    for name, sample in stored(shards):
-        facts = json.loads(sample["json"])
-        found[name] = found[name.removeprefix(f"{facts['set']}-")] = str(facts["split"])
-    return found
+
+def split_in(known: dict[str, str], picture: Path) -> str:
+    """That of a photograph, whose sample is called like it, or FOLDER-NAME where it names no set itself."""
+    return known.get(picture.stem) or known.get(f"{picture.parent.name}-{picture.stem}") or "not there"
 
 
 def main() -> None:
@@ -39,7 +37,7 @@ def main() -> None:
     with args.pairs.open(encoding="utf-8", newline="") as handle:
         names = sorted({row[column] for row in csv.DictReader(handle) for column in ("source", "target")})
     known = splits(args.shards)
-    split = {name: known.get(Path(name).stem, "not there") for name in names}
+    split = {name: split_in(known, Path(name)) for name in names}
     seen = [name for name, part in split.items() if part == "train"]
     console = Console()
     for part in ("held", "not there", "train"):

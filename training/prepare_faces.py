@@ -144,7 +144,7 @@ class Maker:
             set=photo.set,
             picture=content,
             landmarks=points,
-            split=split_of(photo.name),
+            split=split_of(photo.path.stem),
             outside=None if outside is None else png(outside.astype(np.uint8) * 255),
             labels=None if labels is None else png(labels),
             more=dict(more),

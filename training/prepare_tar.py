@@ -36,7 +36,7 @@ class Sample:
         set: the set it is from.
         picture: the crop as WebP.
         landmarks: (5, 2) x, y in the crop.
-        split: "train" or "held"; ``split_of`` of the photo's name.
+        split: "train" or "held"; ``split_of`` of the photo's file name without its ending.
         outside: the mask of what lies outside the photo as PNG, or None.
         labels: the class indices as PNG, or None.
         more: further facts for the JSON member.

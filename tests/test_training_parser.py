@@ -128,17 +128,6 @@ def test_labels_move_as_pictures_do(
     assert bool((turn <= math.radians(rotate) + 1e-5).all())
 
 
-def test_positive_angles_turn_counter_clockwise() -> None:
-    """Where the draw says so: the matrix takes output to input, with y down."""
-    images = torch.zeros(8, 3, 64, 64)
-    images[:, :, 30:34, 50:60] = 1  # east of the centre
-    done = augment.jitter(images, random(3), scale=0, shift=0, rotate=40, mirror=0)
-    angle = torch.atan2(-done.matrix[:, 0, 1], done.matrix[:, 0, 0])
-    rows = torch.arange(64.0)[:, None]
-    height = 31.5 - (done.images[:, 0] * rows).sum((1, 2)) / done.images[:, 0].sum((1, 2))
-    assert bool((torch.sign(height) == torch.sign(angle)).all())
-
-
 def test_light_changes_no_hue_and_early_estimates_lose_detail(batch: tuple[Tensor, Tensor]) -> None:
     images, _ = batch
     grey = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
@@ -204,8 +193,8 @@ def test_spectacles_leave_the_eyes(batch: tuple[Tensor, Tensor]) -> None:
 
 def test_occluders_come_as_often_as_asked(batch: tuple[Tensor, Tensor]) -> None:
     images, labels = (x[:1].repeat_interleave(10, 0)[..., ::4, ::4] for x in batch)
-    hit = [occlude(images, labels, random(s), {"object": 0.25}).covered.any(2).any(1) for s in range(40)]
-    assert 0.17 < float(torch.stack(hit).float().mean()) < 0.33
+    hit = [occlude(images, labels, random(s), {"object": 0.12}).covered.any(2).any(1) for s in range(60)]
+    assert 0.07 < float(torch.stack(hit).float().mean()) < 0.16  # 2 of 10 are drawn, 6 in 10 of them used
     nothing = occlude(images, labels, random(0), {})
     assert torch.equal(nothing.images, images) and not bool(nothing.covered.any())
     with pytest.raises(KeyError, match="parrot"):
@@ -223,13 +212,23 @@ def test_the_seed_decides(batch: tuple[Tensor, Tensor]) -> None:
     assert first[1].dtype == torch.uint8
 
 
-def test_resized_labels_lie_on_their_pictures() -> None:
-    labels = torch.zeros(1, 256, 256, dtype=torch.uint8)
-    labels[:, 64:128, 32:200] = 2
-    images = labels[:, None].float().expand(-1, 3, -1, -1)
-    for size in (64, 128):
-        x, small_labels = bisenet.resized(images, labels, size)
-        assert torch.equal(x[:, 0].to(torch.uint8), small_labels)
+@pytest.mark.parametrize("size", [128, 160, 192, 256])
+def test_resized_labels_lie_on_their_pictures(size: int) -> None:
+    """Without a shift either way: the centres of gravity agree to a twentieth of a pixel."""
+    labels = torch.zeros(60, 256, 256, dtype=torch.uint8)
+    corners = torch.randint(20, 120, (60, 2), generator=random(0)).tolist()
+    for one, (x, y) in zip(labels, corners, strict=True):
+        one[y : y + 2 * x // 3 + 9, x : x + y] = 9
+    images = labels[:, None].float().expand(-1, 3, -1, -1) / 9
+    smaller, found = bisenet.resized(images, labels, size)
+    assert smaller.shape == (60, 3, size, size) and found.dtype == torch.uint8
+    mass = torch.stack([smaller[:, 0], found.float() / 9])
+    for dim in (2, 3):
+        line = torch.arange(float(size)).reshape([-1, 1] if dim == 2 else [1, -1])
+        centre = (mass * line).sum((2, 3)) / mass.sum((2, 3))
+        assert abs(float((centre[0] - centre[1]).mean())) < 0.05
+    assert set(found.unique().tolist()) == {0, 9}
+    assert bool((bisenet.resized(images, torch.full_like(labels, IGNORE), size)[1] == IGNORE).all())
 
 
 # --------------------------------------------------------------------------------------------- the network
@@ -338,6 +337,7 @@ def test_iou_of_a_perfect_and_of_a_shifted_parse() -> None:
     counts = overlap.confusion(shifted, labels, 11)
     assert overlap.iou(counts)[2] == overlap.face_iou(counts) == 0.6
     assert int(counts.sum()) == 39 * 40
+    assert overlap.confusion(torch.zeros_like(labels), labels, 11)[2, 0] == 200  # [label, prediction]
 
 
 def test_classes_are_merged_by_name() -> None:

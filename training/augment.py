@@ -2,7 +2,7 @@
 
 Pictures are (B, 3, H, W) float RGB in [0, 1]; every generator lives on the pictures' device and alone
 decides what is drawn, so that the same generator state makes the same batch. Sizes are shares of the
-side, angles degrees, counter-clockwise as one sees the picture.
+side, angles degrees.
 """
 
 from __future__ import annotations

@@ -212,7 +212,7 @@ def train(trainer: Trainer, out: Path, seconds: float | None, steps: int | None)
         if line := budget.due():
             if not torch.isfinite(loss):
                 raise SettingsError(f"step {trainer.step}: the loss is {float(loss)}; lower [parser] rate")
-            left = f"  {seconds - budget.elapsed:.0f} s left" if seconds else ""
+            left = f"  {max(seconds - budget.elapsed, 0):.0f} s left" if seconds else ""
             say(f"{line}  loss {float(loss):.4f}{left}")
         if time.monotonic() - saved > trainer.config.save_every:
             trainer.save(out)

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -287,6 +288,13 @@ def test_steps_lower_the_loss(labelled: Faces) -> None:
     losses = [float(trainer.take(0.0)) for _ in range(10)]
     assert np.mean(losses[-3:]) < 0.85 * losses[0]
     assert trainer.step == 10
+
+
+def test_what_lies_outside_a_photo_is_ignored(labelled: Faces) -> None:
+    inside = labelled.inside.copy()
+    inside[:, 200:] = 0
+    trainer = parser.Trainer(small(), torch.device("cpu"), replace(labelled, inside=inside))
+    assert bool((trainer.labels[:, 200:] == IGNORE).all()) and bool((trainer.labels[:, :200] != IGNORE).all())
 
 
 def test_a_resumed_run_equals_one_without_a_break(labelled: Faces, tmp_path: Path) -> None:

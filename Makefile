@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
 # Named one by one: the package's folder is the repository's root, which holds more than the package.
-TYPED  := -p ldvid.commands -p ldvid.configs -p ldvid.metrics -p ldvid.pipeline -p ldvid.stages -m ldvid.errors -m ldvid.cli
+TYPED  := -p ldvid.commands -p ldvid.configs -p ldvid.metrics -p ldvid.pipeline -p ldvid.stages -p ldvid.training -m ldvid.errors -m ldvid.cli
 
 .PHONY: demo test check bench clean
 .DELETE_ON_ERROR:

@@ -22,11 +22,10 @@ from torch import Generator, Tensor
 from ..metrics.frechet import frechet_distance
 from ..stages.swap.autoencoder import TinyAutoencoder
 from ..stages.swap.identity_unet import IdentityUNet
-from ..stages.swap.pack import open_pack
 from . import unet
 from .config import read_section
 from .diffusion import clean_of, masked_loss, sample
-from .latents import Bank, Embedder, build_bank, open_autoencoder
+from .latents import Bank, Embedder, base_pack, build_bank, open_autoencoder
 from .log import say
 from .shards import read
 from .unet_trainer import UNetConfig
@@ -39,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder of shards")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--pack", default="starter")
+    parser.add_argument("--pack", default="packs/starter")
     parser.add_argument("--autoencoder", type=Path)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--count", type=int, default=48, help="samples on the sheets and for the distance")
@@ -106,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
     device = torch.device(args.device)
     network, facts = unet.load_average(args.out, args.device)
     config = UNetConfig.model_validate(facts["config"])
-    pack = open_pack(args.pack)
+    pack = base_pack(args.pack)
     autoencoder, embedder = open_autoencoder(pack, args.autoencoder), Embedder(pack, device)
     faces = read(args.data, "held", limit=args.limit)
     bank = build_bank(

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
-from ..errors import OutputExistsError, SettingsError
+from ..errors import OutputExistsError, PackError, SettingsError
 from ..stages.swap.manifest import read_manifest
-from ..stages.swap.pack import Pack, hash_file, open_pack
+from ..stages.swap.pack import Pack, hash_file
 from .bisenet import MEAN, STD, load_trained
+from .latents import base_pack
 from .log import say
 from .quantise import save_quantised
 from .shards import CLASSES
@@ -38,7 +39,7 @@ PARTS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the stage."""
     parser.add_argument("--out", type=Path, required=True, help="folder of the pack; must not exist")
-    parser.add_argument("--pack", default="starter", help="the pack it is based on")
+    parser.add_argument("--pack", default="packs/starter", help="folder of the pack it is based on")
     parser.add_argument("--name", default="starter")
     parser.add_argument("--version", default="1")
     parser.add_argument("--description", default="46 M UNet told identities, compact latents, 256 px crops")
@@ -69,6 +70,8 @@ class Draft:
                 shutil.copyfile(self.base.path(file), self.folder / file)
                 entry = self.base.manifest.files[file]
                 self.add(file, entry.source, entry.licence)
+                if self.files[file]["sha256"] != entry.sha256:
+                    raise PackError(f"{self.base.path(file)}: is not the file that its manifest names")
 
     def write(self) -> None:
         """``pack.toml``, last of all: without it the folder is no pack."""
@@ -166,7 +169,7 @@ def run(args: argparse.Namespace) -> None:
         raise OutputExistsError(f"--out {args.out}: exists already; name another folder")
     if args.decoder is not None and args.autoencoder is None:
         raise SettingsError("--decoder: belongs to a compact autoencoder; give --autoencoder as well")
-    base = open_pack(args.pack)
+    base = base_pack(args.pack)
     part = args.out.with_name(f"{args.out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

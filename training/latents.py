@@ -20,14 +20,21 @@ from ..stages.align import ARCFACE_TEMPLATE
 from ..stages.swap.autoencoder import TinyAutoencoder
 from ..stages.swap.compact import CompactAutoencoder
 from ..stages.swap.loaders import load_autoencoder, naming
+from ..stages.swap.manifest import read_manifest
 from ..stages.swap.onnx_torch import OnnxModule
 from ..stages.swap.pack import Pack
 from ..stages.swap.views import arcface_theta, arcface_view
 from .augment import colour, jitter
 from .shards import Faces
+from .trainer import at_root
 
 COVERED = 0.9  # share of a latent's 8×8 pixels that must lie inside the photo
 STRANGERS = 0.5  # cosine above which two photographs may be of one person at all
+
+
+def base_pack(folder: str) -> Pack:
+    """A pack by its folder, relative ones at the repository; not verified, nor need all files be there."""
+    return Pack(at_root(folder), read_manifest(at_root(folder)), {})
 
 
 @dataclass(frozen=True)

@@ -191,10 +191,6 @@ class Trainer:
         """What ``save`` wrote. SettingsError where it is another stage's."""
         tensors, facts = read_state(folder)
         restore(tensors, {"net": self.net, "averaged": self.averaged}, {"optimiser": self.optimiser})
-        for parameter, state in self.optimiser.state.items():
-            for key, value in state.items():  # laid out as the weights are: the fused kernel wants that
-                if value.shape == parameter.shape:
-                    state[key] = torch.empty_like(parameter).copy_(value)
         self.step, self.spent = int(facts["step"]), float(facts["seconds"])
 
 

@@ -129,6 +129,10 @@ def restore(
                 index, what = key.removeprefix(f"{name}/").split("/")
                 state.setdefault(int(index), {})[what] = value
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        for parameter, values in optimiser.state.items():
+            for what, value in values.items():  # laid out as the weights are: the fused kernel wants that
+                if value.shape == parameter.shape:
+                    values[what] = torch.empty_like(parameter).copy_(value)
 
 
 class Trains(Protocol):

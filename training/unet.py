@@ -22,10 +22,9 @@ from torch import Generator, Tensor
 
 from ..errors import SettingsError
 from ..stages.swap.identity_unet import IdentityUNet
-from ..stages.swap.pack import open_pack
 from . import checkpoint
 from .config import read_section
-from .latents import Bank, Embedder, build_bank, companions, open_autoencoder
+from .latents import Bank, Embedder, base_pack, build_bank, companions, open_autoencoder
 from .log import Budget, say
 from .shards import Faces, read
 from .trainer import device_of
@@ -37,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder of shards")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--pack", default="starter", help="whose autoencoder and identity network")
+    parser.add_argument("--pack", default="packs/starter", help="whose autoencoder and identity network")
     parser.add_argument("--autoencoder", type=Path, help="folder of a compact one instead")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--seconds", type=float, help="instead of the recipe's budget")
@@ -68,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     checkpoint.refuse_mixing(args.out, resume=args.resume)
     device = device_of(args.device)
     faces = read(args.data, "train", limit=config.limit)
-    pack = open_pack(args.pack)
+    pack = base_pack(args.pack)
     say(f"{len(faces)} faces read after {time.monotonic() - began:.0f} s")
     bank = build_bank(
         faces, open_autoencoder(pack, args.autoencoder), Embedder(pack, device),

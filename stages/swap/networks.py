@@ -138,7 +138,7 @@ class Networks:
         return alpha_bar**0.5 * predicted + (1 - alpha_bar) ** 0.5 * z
 
     def parse(self, image: Tensor, size: int | None = None) -> Tensor:
-        """D_F: (B, 3, H, W) in [0, 1] → class probabilities (B, K, p, p), p being ``size`` or the parser's."""
+        """D_F: (B, 3, H, W) in [0, 1] → class probabilities (B, K, p, p), p = ``size`` or the parser's."""
         p = self.manifest.parser
         size = size or p.size
         if image.shape[-1] != size:

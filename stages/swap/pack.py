@@ -12,7 +12,6 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-import platformdirs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...errors import PackError
@@ -43,6 +42,8 @@ class Pack:
 
 def user_folder() -> Path:
     """Where packs are downloaded to: ``$LDVID_HOME/packs``, or the user's cache folder."""
+    import platformdirs  # only here: what trains on a bare machine opens packs by their folders
+
     home = os.environ.get("LDVID_HOME")
     return (Path(home) if home else Path(platformdirs.user_cache_dir("ldvid"))) / "packs"
 

@@ -199,15 +199,15 @@ class Fakes:
             monkeypatch.setattr(owner, name, self._once(getattr(owner, name)))
 
     @staticmethod
-    def _once(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def _once(function: Callable[..., Any]) -> Callable[..., Any]:
         known: dict[bytes, Any] = {}
 
-        def remembered(self: Any, picture: Any) -> Any:
+        def remembered(self: Any, picture: Any, *more: Any) -> Any:
             if getattr(picture, "requires_grad", False):
-                return function(self, picture)
-            key = hashlib.sha256(repr(picture.shape).encode() + np.asarray(picture).tobytes()).digest()
+                return function(self, picture, *more)
+            key = hashlib.sha256(repr((picture.shape, more)).encode() + np.asarray(picture).tobytes()).digest()
             if key not in known:
-                known[key] = function(self, picture)
+                known[key] = function(self, picture, *more)
             return known[key]
 
         return remembered

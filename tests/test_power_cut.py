@@ -205,7 +205,9 @@ class Fakes:
         def remembered(self: Any, picture: Any, *more: Any) -> Any:
             if getattr(picture, "requires_grad", False):
                 return function(self, picture, *more)
-            key = hashlib.sha256(repr((picture.shape, more)).encode() + np.asarray(picture).tobytes()).digest()
+            key = hashlib.sha256(
+                repr((picture.shape, more)).encode() + np.asarray(picture).tobytes()
+            ).digest()
             if key not in known:
                 known[key] = function(self, picture, *more)
             return known[key]

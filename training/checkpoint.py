@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import OutputExistsError, PackError, SettingsError
+from ..errors import PackError
 
 PIECE = 15 * 2**20
 _LIST = "state.json"
@@ -25,20 +25,6 @@ _LIST = "state.json"
 def exists(folder: Path) -> bool:
     """Whether there is a whole checkpoint."""
     return (folder / _LIST).is_file()
-
-
-def refuse_mixing(out: Path, *, resume: bool) -> None:
-    """Keep two trainings apart.
-
-    Raises:
-        OutputExistsError: ``out`` holds a training that nobody asked to go on with.
-        SettingsError: there is none to go on with.
-    """
-    found = any(exists(out / name) for name in ("travel", "whole"))
-    if found and not resume:
-        raise OutputExistsError(f"--out {out}: holds a training already; --resume goes on with it")
-    if resume and not found:
-        raise SettingsError(f"--resume: {out} holds no training to go on with")
 
 
 def save(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:

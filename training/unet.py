@@ -27,7 +27,7 @@ from .config import read_section
 from .latents import Bank, Embedder, base_pack, build_bank, companions, open_autoencoder
 from .log import Budget, say
 from .shards import Faces, read
-from .trainer import device_of
+from .trainer import device_of, refuse_mixing
 from .unet_trainer import Trainer, UNetConfig
 
 
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     """The stage."""
     began = time.monotonic()
     config = read_section(args.config, "unet", UNetConfig)
-    checkpoint.refuse_mixing(args.out, resume=args.resume)
+    refuse_mixing(args.out, args.resume)
     device = device_of(args.device)
     faces = read(args.data, "train", limit=config.limit)
     pack = base_pack(args.pack)

@@ -13,11 +13,9 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from ldvid.configs import load_settings
-from ldvid.stages.swap.context import SourcePicture
 from ldvid.stages.swap.guidance import build_terms
 from ldvid.stages.swap.networks import DTYPES, Networks
 from ldvid.stages.swap.pack import open_pack
@@ -43,8 +41,6 @@ def back(function: Callable[[Tensor], Tensor], x: Tensor) -> Run:
 def parts(net: Networks, preset: str, batch: int) -> dict[str, Run]:
     """Every part, and the step as ``preset`` has it, by name."""
     settings, context, side = load_settings(preset), make_context(net, batch), net.manifest.crop_size
-    template = net.manifest.template_points()
-    context = replace(context, source_picture=SourcePicture(context.target[:1], template[None]))
     with torch.no_grad():
         z = net.encode(context.target)
     size = net.manifest.identity.size

@@ -63,7 +63,7 @@ def make_context(net: Networks, batch: int) -> Context:
         mask=mask,
         to_arcface=theta.to(net.device),
         landmarks=torch.from_numpy(landmarks).to(net.device),
-        source_picture=SourcePicture(target[:1], landmarks[0]),
+        source_picture=SourcePicture(target[:1], landmarks[:1]),
     )
 
 

@@ -20,7 +20,7 @@ STAGES = {
 
 
 def main() -> int:
-    """Parse, run one stage; an error of ours is one line on stderr and exit code 1."""
+    """Parse, run one stage; an error of ours is one line on stderr and exit code 1, Ctrl-C 130."""
     parser = argparse.ArgumentParser(prog="python -m ldvid.training", description=__doc__)
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     chosen = sys.argv[1] if len(sys.argv) > 1 else ""
@@ -36,6 +36,9 @@ def main() -> int:
     except LdvidError as error:
         sys.stderr.write(f"training: error: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("training: stopped; --resume goes on from what was saved last\n")
+        return 130
     return 0
 
 

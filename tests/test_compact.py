@@ -28,7 +28,7 @@ CHANNELS = 8
 
 @pytest.fixture(scope="module")
 def tiny() -> TinyAutoencoder:
-    folder = EMBEDDED / "starter"
+    folder = Path(__file__).parents[1] / "training/start"
     return TinyAutoencoder.load(
         folder / "taef2_encoder.safetensors", folder / "taef2_decoder.safetensors", 32
     )
@@ -167,7 +167,7 @@ def test_a_guided_step_through_its_guidance_decoder(
     crops = Crops(
         0, np.array([0]), target.image[None], np.eye(2, 3)[None], target.landmarks[None], masks=mask
     )
-    settings = load_settings("cpu", overrides={"steps": 1, "batch": 1})
+    settings = load_settings("cpu", overrides={"steps": 1, "batch": 1, "conditioning": "gradient"})
     calls = []
     assert net.preview is not None
     net.preview.register_full_backward_hook(lambda *_: calls.append(1))

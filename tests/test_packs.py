@@ -718,12 +718,13 @@ def test_the_parts_of_the_starter_pack_fit_together(
     }  # fmt: skip
     assert checks["autoencoder: reconstruction"] > 28
     assert checks["UNet: gain of the clean estimate at t = 200"] > 3
-    # A manifest that names the right files and says wrong things about them: Stable Diffusion's β.
+    # A manifest that names the right files and says wrong things about them: levels that are not shifted.
     for file in read_manifest(STARTER).files:
         (tmp_path / file).symlink_to(STARTER / file)
     text = (STARTER / "pack.toml").read_text(encoding="utf-8")
-    wrong = text.replace("beta_start = 0.0015\nbeta_end = 0.0195", "beta_start = 0.00085\nbeta_end = 0.012")
-    wrong = wrong.replace('"eyes", "nose", "lips"', '"nose", "lips", "eyes"')
+    wrong = text.replace("shift = 2.0", "shift = 1.0")
+    wrong = wrong.replace('"left_eye", "nose", "upper_lip"', '"nose", "upper_lip", "left_eye"')
+    assert "shift = 1.0" in wrong and '"nose", "upper_lip", "left_eye"' in wrong
     (tmp_path / "pack.toml").write_text(wrong, encoding="utf-8")
     failed = [c.what for c in check_pack(str(tmp_path), example_face, "cpu") if not c.ok]
     assert failed == ["UNet: error when told half or twice t = 400", "parser: share of nose at its tip"]

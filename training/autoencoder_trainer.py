@@ -35,15 +35,15 @@ class AutoencoderConfig(Section):
     """``[autoencoder]`` of the recipe. What is called a share is a share of the gradient at the picture."""
 
     seed: int = 0
-    latent_channels: int = 12
+    latent_channels: int = 16
     width: int = 128
     blocks: int = 4
-    pack: str = "packs/starter"  # whose identity network and parser are looked through
-    tiny: str = "packs/starter"  # where the tiny autoencoder's files lie
+    pack: str = "training/start"  # whose identity network and parser are looked through
+    tiny: str = "training/start"  # where the tiny autoencoder's files lie
 
     batch: int = 64
-    seconds: float | None = 240
-    steps: int | None = None
+    seconds: float | None = None
+    steps: int | None = 1240
     limit: int | None = None
     learning_rate: float = 5e-4
     tuning: float = 0.2  # the tiny layers' rate, as a share of that

@@ -38,8 +38,8 @@ def normalised(images: Tensor) -> Tensor:
 def initial(pack: Path | None, seed: int) -> nn.Module:
     """BiSeNet with eleven classes: from the parser of the pack in this folder, or random without one.
 
-    The rows of the output layers are copied to the classes that a class of the pack is split into. A
-    pack whose parser has other classes than the eight that this is known for starts nothing either.
+    The rows of the output layers are copied to the classes that a class of the pack is split into; a pack
+    with the eleven classes goes on as it is. One with others starts nothing.
 
     Raises:
         PackError: the pack or its parser can't be read.
@@ -50,13 +50,14 @@ def initial(pack: Path | None, seed: int) -> nn.Module:
     if pack is None:
         return net
     entry = read_manifest(pack).parser
-    if len(entry.classes) != 8:
-        say(f"{pack}: its parser has {len(entry.classes)} classes, not 8: from scratch")
+    names = [name if name in entry.classes else PARENTS.get(name, name) for name in CLASSES]
+    if set(names) != set(entry.classes):
+        say(f"{pack}: its parser has other classes ({', '.join(entry.classes)}): from scratch")
         return net
     path = pack / entry.file
     with naming(path):
         state = load_quantised(path)
-        rows = [entry.classes.index(PARENTS.get(name, name)) for name in CLASSES]
+        rows = [entry.classes.index(name) for name in names]
         for head in ("conv_out", "conv_out16", "conv_out32"):
             key = f"{head}.conv_out.weight"
             state[key] = state[key][rows]

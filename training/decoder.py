@@ -51,12 +51,12 @@ class DecoderConfig(Section):
     """``[decoder]`` of the recipe. ``pixels`` … ``parse`` are shares of the gradient at the picture."""
 
     seed: int = 0
-    pack: str = "packs/starter"  # whose identity network and parser look at the pictures
-    tiny: str = "packs/starter"
+    pack: str = "training/start"  # whose identity network and parser look at the pictures
+    tiny: str = "training/start"
 
     batch: int = 96
-    seconds: float | None = 180
-    steps: int | None = None
+    seconds: float | None = None
+    steps: int | None = 1415
     limit: int | None = None
     learning_rate: float = 1e-3
     warm_up: int = 200

@@ -75,6 +75,7 @@ class Draft:
 
     def write(self) -> None:
         """``pack.toml``, last of all: without it the folder is no pack."""
+        self.values.pop("files", None)  # last: hashes are the least of what one reads a manifest for
         self.values["files"] = self.files
         part = self.folder / "pack.toml.part"
         head = "# Written by training/export.py. See README.md beside this file for the model card.\n"

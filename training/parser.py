@@ -56,8 +56,8 @@ class ParserConfig(Section):
     """``[parser]``. ``sets`` are shares of a batch, drawn with return; without any, all pictures alike."""
 
     seed: int = 0
-    seconds: float | None = Field(default=270, gt=0)
-    steps: int | None = Field(default=None, gt=0)
+    seconds: float | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=3020, gt=0)
     batch: int = Field(default=96, ge=2)  # one picture alone leaves BatchNorm no variance
     sizes: tuple[int, ...] = (128, 160, 192, 256)
     rate: float = 1e-3
@@ -65,7 +65,7 @@ class ParserConfig(Section):
     warm_up: int = 100
     average: float = Field(default=0.998, ge=0, lt=1)
     init: Literal["pack", "scratch"] = "pack"
-    pack: str = "packs/starter"
+    pack: str = "training/start"
     sets: dict[str, float] = Field(default_factory=dict)
     class_weights: dict[str, float] = Field(default_factory=lambda: dict(WEIGHTS))
     dice: float = 0.5

@@ -38,7 +38,7 @@ class UNetConfig(Section):
     min_snr: float = 5.0
 
     batch: int = 512
-    steps: int | None = None
+    steps: int | None = 8600
     seconds: float | None = None
     learning_rate: float = 6e-4
     warm_up: int = 400

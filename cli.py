@@ -13,11 +13,13 @@ import typer
 from . import __version__
 from .commands.batch import batch
 from .commands.evaluate import evaluate
+from .commands.inspect import inspect
 from .commands.jobs import jobs
 from .commands.packs import packs
 from .commands.presets import presets
 from .commands.preview import preview
 from .commands.render import render
+from .commands.report import report
 from .commands.swap import swap
 from .errors import LdvidError
 
@@ -46,10 +48,12 @@ def _root(
 
 
 app.command()(swap)
+app.command()(inspect)
 app.command()(batch)
 app.command()(render)
 app.command()(jobs)
 app.command()(preview)
+app.command()(report)
 app.command()(evaluate)
 app.command()(presets)
 app.add_typer(packs)

@@ -10,8 +10,23 @@ import typer
 Source = Annotated[
     Path, typer.Option("--source", "-s", metavar="FACE", help="A picture of the face to put in.")
 ]
-SourceText = Annotated[
-    str, typer.Option("--source", "-s", metavar="FACE", help="A picture of the face to put in, or its URL.")
+SourceTexts = Annotated[
+    list[str],
+    typer.Option(
+        "--source",
+        "-s",
+        metavar="FACE[@N]",
+        help="A picture of the face to put in, or its URL; several of one face: A.png,B.png. With @N for "
+        "person N of 'ldvid inspect'; may be repeated.",
+    ),
+]
+Select = Annotated[
+    Literal["largest", "all", "left", "right"] | None,
+    typer.Option(help="Who gets a face without @N. Default: the largest person."),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(metavar="WHO", help="A picture, or its URL, of the person who gets a face without @N."),
 ]
 SourceFace = Annotated[
     int | None,
@@ -37,6 +52,9 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the 
 Threads = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="CPU threads of the networks; another number rounds differently."),
+]
+DebugOverlay = Annotated[
+    bool, typer.Option("--debug-overlay", help="Draw boxes, tracks, landmarks and mask outlines on it.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]

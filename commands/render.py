@@ -36,6 +36,10 @@ def render(
         Path | None,
         typer.Option("--output", "-o", metavar="OUT", help="Default: the output of the last call."),
     ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Put this plan in the place of the job's plan.json."),
+    ] = None,
     overwrite: Overwrite = False,
     device: Annotated[
         Literal["auto", "cpu", "cuda"] | None,
@@ -69,6 +73,7 @@ def render(
         job,
         output=output,
         overwrite=overwrite,
+        plan=plan,
         device=device,
         policy=Policy(retries, on_error, time_limit),
         ray=ray_options(

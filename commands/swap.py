@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from .options import (
     Assignments,
     Config,
     Debug,
+    DebugOverlay,
     Device,
     Executor,
     GpuFraction,
@@ -28,10 +30,12 @@ from .options import (
     RayAddress,
     RayDashboard,
     RayRuntimeEnv,
+    Reference,
     Retries,
     Seed,
+    Select,
     SourceFace,
-    SourceText,
+    SourceTexts,
     Threads,
     TimeLimit,
     Workers,
@@ -43,7 +47,7 @@ def swap(
         str,
         typer.Argument(metavar="CLIP", help="A video, a GIF, a folder of frames, or a picture; or its URL."),
     ],
-    source: SourceText,
+    source: SourceTexts,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", metavar="OUT", help="Default: CLIP.swapped.mp4 beside the clip."),
@@ -62,6 +66,14 @@ def swap(
     ] = None,
     end: Annotated[str | None, typer.Option(metavar="T", help="Stop here, same notation.")] = None,
     source_face: SourceFace = None,
+    select: Select = None,
+    reference: Reference = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Render this plan.json, of 'ldvid inspect' or edited, without analysis."
+        ),
+    ] = None,
     allow_no_face: Annotated[
         bool, typer.Option("--allow-no-face", help="Copy a clip in which no face is found.")
     ] = False,
@@ -82,37 +94,73 @@ def swap(
     ] = None,
     keep_job: Annotated[bool, typer.Option("--keep-job", help="Keep the job folder when done.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Discard what an earlier job has done.")] = False,
+    debug_overlay: DebugOverlay = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also make OUT.report.html (see 'ldvid report').")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Put the face of FACE on the person in CLIP.
+    """Put the face of FACE on the person in CLIP, or each of several on the person of its own.
 
     A stopped run goes on where it was when the same command is given again.
     """
     from ..configs import load_settings
+    from ..pipeline.assign import check_sources, parse_source
     from ..pipeline.failure import Policy
+    from ..pipeline.job_report import check_place, report_of
     from ..pipeline.picture import is_picture, swap_picture
     from ..pipeline.progress import open_listener, print_summary
-    from ..pipeline.remote import errand
-    from ..pipeline.request import SwapRequest
+    from ..pipeline.remote import destination, errand
+    from ..pipeline.request import SourceFor, SwapRequest, Urls
     from ..pipeline.swap import swap_clip
+    from ..pipeline.urls import is_url, local_path, shown
 
     if not debug:
         hush()
     settings = load_settings(
         preset,
         config=config,
-        overrides={"pack": pack, "seed": seed},
+        overrides={"pack": pack, "seed": seed, "debug_overlay": debug_overlay or None},
         guidance=guidance or (),
         assignments=assignments or (),
     )
-    places = errand(clip, source, output, job, overwrite=overwrite, restart=restart)
-    request = SwapRequest(
-        clip=places.clip,
-        source=places.source,
+    faces = [parse_source(text) for text in source]
+    texts = [photo for photos, _ in faces for photo in photos] + ([] if reference is None else [reference])
+    named = {text: Path(shown(text)) if is_url(text) else Path(text) for text in (clip, *texts)}
+    asked = SwapRequest(
+        clip=named[clip],
+        source=named[texts[0]],
+        sources=tuple(SourceFor(tuple(named[p] for p in photos), person) for photos, person in faces),
         settings=settings,
+        source_face=source_face,
+        select=select,
+        reference=None if reference is None else named[reference],
+        plan=plan,
+    )
+    check_sources(asked)  # before anything is fetched
+    if report:
+        check_place(
+            replace(
+                asked,
+                clip=local_path(clip) or asked.clip,
+                output=None if output is None else local_path(output),
+                urls=Urls(output=destination(clip, output)),
+                overwrite=overwrite,
+            )
+        )
+    places = errand(clip, texts, output, job, overwrite=overwrite, restart=restart)
+    pictures = iter(places.sources)
+    sources = tuple(SourceFor(tuple(next(pictures) for _ in photos), person) for photos, person in faces)
+    request = replace(
+        asked,
+        clip=places.clip,
+        source=places.sources[0],
+        # One picture for whoever is selected is the request's ``source``.
+        sources=() if len(sources) == len(sources[0].photos) == 1 and faces[0][1] is None else sources,
+        reference=None if reference is None else next(pictures),
         start=None if start is None else parse_time(start, "--start"),
         end=None if end is None else parse_time(end, "--end"),
         overwrite=overwrite,
@@ -120,7 +168,6 @@ def swap(
         keep_job=keep_job,
         device=device,
         threads=threads,
-        source_face=source_face,
         allow_no_face=allow_no_face,
         policy=Policy(retries, on_error, time_limit),
         ray=ray_options(
@@ -145,7 +192,11 @@ def swap(
     else:
         summaries = [swap_clip(request, open_listener(quiet=quiet))]
     for summary in places.deliver(summaries, overwrite=overwrite):
+        page = report_of(request, summary, open_listener(quiet=quiet)) if report else None
         if as_json:
-            typer.echo(json.dumps(asdict(summary), default=str, ensure_ascii=False))
+            values = asdict(summary) | ({} if page is None else {"page": page})
+            typer.echo(json.dumps(values, default=str, ensure_ascii=False))
         elif not quiet:
             print_summary(summary, sys.stdout)
+            if page is not None:
+                typer.echo(f"report: {page}")

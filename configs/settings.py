@@ -48,6 +48,7 @@ class Settings(BaseModel):
     step_size: float | None = Field(default=None, gt=0, description="RMS move of ẑ_0; None: gradient as is")
     guidance_decoder: Literal["full", "preview"] = "full"
     start: Literal["target", "source"] = "target"
+    start_mirror: bool = Field(default=True, description="of the source, where its mirror image fits better")
     start_keep: float = Field(default=1.0, ge=0, description="keep the target where parses differ; 0: never")
     start_hold: float = Field(default=0.0, ge=0, le=1, description="hold what was kept through the loop")
     conditioning: Literal["gradient", "cfg", "both"] = "gradient"
@@ -58,6 +59,17 @@ class Settings(BaseModel):
     mask_grow: float = Field(default=4.0)
     mask_feather: float = Field(default=6.0, ge=0)
     colour_match: float = Field(default=1.0, ge=0, le=1)
+    occlusion: float = Field(default=1.0, ge=0, le=1, description="leave what is in front of the face alone")
+    detail: float = Field(default=1.0, ge=0, le=1, description="of the frame, beyond the model's resolution")
+    motion_blur: float = Field(
+        default=0.0, ge=0, le=1, description="blur a face that is sharper than its shot"
+    )
+    grain: float = Field(default=1.0, ge=0, le=1, description="noise a face lacks of its shot's")
+    steady: float = Field(default=1.2, ge=0, le=4, description="σ in frames of the average along a track")
+    fade_frames: int = Field(
+        default=6, ge=0, le=11, description="over which a swap comes and goes; 0: at once"
+    )
+    debug_overlay: bool = Field(default=False, description="draw boxes, tracks, landmarks, mask outlines")
 
     # encode
     codec: str = "libx264"

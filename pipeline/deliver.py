@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import JobError, SettingsError
 from ..stages.swap.pack import Pack
+from .assign import sources_of
 from .files import copy_file, sync, sync_folder
 from .job import Job
+from .job_report_record import report_values
 from .ledger import Done
 from .placing import Placing
 from .plan import Plan, frame_ranges
@@ -44,7 +46,8 @@ def ranges_of(done: Sequence[Done]) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Delivery:
-    """Where to, and what it is made of. ``placing`` is what an earlier run put there and was killed."""
+    """Where to, and what it is made of. ``placing`` is what an earlier run put there and was killed;
+    ``seconds``, by stage, are read when the record is written."""
 
     request: SwapRequest
     output: Path
@@ -53,6 +56,7 @@ class Delivery:
     pack: Pack
     placing: Placing | None
     warn: Callable[[str], None]
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def deliver(
         self, plan: Plan, done: Sequence[Done], device: str, part: Path, facts: dict[str, int]
@@ -75,6 +79,7 @@ class Delivery:
                 settings=self.request.settings,
                 pack=self.pack,
                 source=self.request.source,
+                sources=sources_of(self.request, self.job.identity.who),
                 device=device,
                 frames=plan.clip.frames,
                 swapped=swapped,
@@ -82,7 +87,7 @@ class Delivery:
                 made=part,
                 name=self.output.name,
             )
-            write_record(record_part, values)
+            write_record(record_part, values | report_values(plan, self.seconds))
             sync(part)
             made = values["output"]["sha256"]
             ours = self.placing is not None and self.placing.sha256 == made

@@ -67,6 +67,8 @@ def open_job(folder: Path, source: Path, finished: Path | None = None) -> Finish
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise JobError(f"{folder / 'job.json'}: can't be read as a job of this ldvid: {error}") from error
     clip = plan.clip
+    if (who := identity.get("who")) is not None and len(who["sources"]) > 1:
+        raise JobError(f"{folder}: has several sources; a job is judged against one, so swap one at a time")
     if not plan.swapped_frames():
         raise JobError(f"{folder}: nobody was swapped in this job, so there is nothing to judge")
     if not clip.path.exists():

@@ -14,6 +14,8 @@ class Identity:
     """What a job is: two runs with equal identities make the same bytes.
 
     ``device`` is ``cpu`` or the GPU's name, ``threads`` the CPU threads of the networks, None on a GPU.
+    ``who`` says who gets which source (``assign.identity_values``), None where ``source_sha256`` is the
+    only one and goes to the largest person.
     """
 
     clip: str
@@ -27,6 +29,7 @@ class Identity:
     pack: str
     pack_digest: str
     version: str
+    who: dict[str, Any] | None = None
     threads: int | None = None
     device: str | None = None
 
@@ -62,6 +65,8 @@ class Identity:
         for key, words in plain.items():
             if old.get(key) != getattr(self, key):
                 changes.append(f"{words}: {_show(old.get(key))} → {_show(getattr(self, key))}")
+        if old.get("who") != json.loads(json.dumps(self.who)):
+            changes.append("who gets which source (--source, --select, --reference)")
         before, after = _flat(old.get("settings") or {}), _flat(json.loads(json.dumps(self.settings)))
         for key in sorted(before.keys() | after.keys()):
             if before.get(key) != after.get(key):

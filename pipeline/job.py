@@ -154,12 +154,16 @@ class Job:
         return load_plan(self.folder)
 
     def save_plan(self, plan: Plan) -> Plan:
-        """Write the plan and return it as it reads back (rounded)."""
-        write_atomic(self.folder / "plan.json", plan.to_json())
+        """Write the plan and return it as it reads back (rounded).
+
+        Raises:
+            JobError: it would not read back; an earlier one is still there.
+        """
+        file, text = self.folder / "plan.json", plan.to_json()
+        loaded = Plan.from_json(text, str(file))
+        write_atomic(file, text)
         if self.mirror is not None:
             self.mirror.push("plan.json")
-        loaded = self.load_plan()
-        assert loaded is not None
         return loaded
 
     def finished(self, plan: Plan) -> dict[int, Done]:

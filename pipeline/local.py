@@ -47,9 +47,7 @@ class Renderer:
         self._loader = Loader(work, watch, keep=True)
         self._writer = Writer(work, watch, ledger.segments_folder)
         self._swapper = (
-            Swapper(work, networks, watch, lambda n: listener.advance("swap", n))
-            if work.source is not None
-            else None
+            Swapper(work, networks, watch, lambda n: listener.advance("swap", n)) if work.sources else None
         )
 
     def load(self, segment: Segment) -> Loaded:

@@ -1,7 +1,10 @@
-"""What the analysis needs of a frame: its faces, how they look, and how far it differs from the one before.
+"""What the analysis needs of a frame: its faces, how they look, and a thumbnail to tell cuts by.
 
-Everything here is a function of one frame and its predecessor, so that any number of machines may look
-at pieces of a clip; what needs the clip's order (cuts, tracks) is decided by ``analyse`` from this.
+Everything here is a function of one frame and the first of its ``GROUP``, so that any number of machines
+may look at pieces of a clip; what needs the clip's order (cuts, tracks) is decided by ``analyse`` from this.
+
+Looking for lying heads costs two more looks of the network. The first readable frame of a group is searched
+fully; the others only where fewer people are found upright than it showed, or one of them is unsure.
 """
 
 from __future__ import annotations
@@ -12,24 +15,25 @@ from dataclasses import dataclass
 from ..configs import Settings
 from ..errors import InputError
 from ..stages.decode import Reader, open_reader
-from ..stages.detect import open_detector
+from ..stages.detect import Detector, open_detector
 from ..stages.records import U8, ClipInfo, Detection, Frame
-from ..stages.shots import describe, difference
+from ..stages.shots import Description, describe
 from ..stages.swap.pack import Pack
 from ..stages.track import aligned_face
 from .progress import Stopwatch
 
 _LOST_TOGETHER = 250  # frames in a row that can't be decoded: then it is the file that is broken
-_BACK = 25  # how far back a readable frame is looked for, to compare the first of a piece with
+GROUP = 8  # frames
+_EVERYBODY = 10**6  # more faces than there can be: search fully
 
 
 @dataclass(frozen=True)
 class Look:
-    """One frame. ``change`` from the frame before is in [0, 1], None for the first; ``crops`` are the
-    faces aligned, (112, 112, 3) uint8 RGB each; ``lost`` says why the frame can't be decoded, if so."""
+    """One frame. ``thumbnail`` is what cuts are told by; ``crops`` are the faces aligned, (112, 112, 3)
+    uint8 RGB each; ``lost`` says why the frame can't be decoded, if so: then it has neither."""
 
     index: int
-    change: float | None = None
+    thumbnail: Description | None = None
     faces: tuple[Detection, ...] = ()
     crops: tuple[U8, ...] = ()
     lost: str | None = None
@@ -53,29 +57,30 @@ def look(
     detector = open_detector(pack, settings.detector_threshold)
     reader = open_reader(info, settings.decoder)
     try:
-        first = _before(reader, start, tolerant=tolerant)
-        last = None if first is None else describe(first.rgb)
+        expected = _expected(reader, detector, start, tolerant=tolerant)
         frames = _readable(reader, start, stop) if tolerant else reader.read(start, stop)
         for frame in frames:
+            if frame.index % GROUP == 0:
+                expected = None
             if isinstance(frame, Look):
                 yield frame
                 continue
             with watch.time("detect"):
-                now = describe(frame.rgb)
-                change = None if last is None else difference(last, now)
-                faces = tuple(detector.detect(frame.rgb))
+                faces = tuple(detector.detect(frame.rgb, _EVERYBODY if expected is None else expected))
+                expected = len(faces) if expected is None else expected
                 crops = tuple(aligned_face(frame.rgb, face.landmarks) for face in faces)
-            last = now
-            yield Look(frame.index, change, faces, crops)
+                thumbnail = describe(frame.rgb)
+            yield Look(frame.index, thumbnail, faces, crops)
     finally:
         reader.close()
 
 
-def _before(reader: Reader, start: int, *, tolerant: bool) -> Frame | None:
-    """The frame before ``start``, or the last one before it that can be decoded."""
-    for index in range(start - 1, max(start - 1 - _BACK, -1), -1):
+def _expected(reader: Reader, detector: Detector, start: int, *, tolerant: bool) -> int | None:
+    """How many faces the first readable frame shows of the group that begins before ``start``; None if
+    there is none before it."""
+    for index in range(start - start % GROUP, start):
         try:
-            return next(reader.read(index, index + 1))
+            return len(detector.detect(next(reader.read(index, index + 1)).rgb, _EVERYBODY))
         except InputError:
             if not tolerant:
                 raise

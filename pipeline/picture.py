@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import FaceError, OutputError, SettingsError
+from .assign import identity_values, load_sources, sources_of
 from .device import compute_device, cpu_threads
 from .files import copy_file, sha256_of
 from .job import Identity
@@ -34,7 +35,8 @@ def picture_outputs(request: SwapRequest, samples: int) -> list[Path]:
     """``photo.jpg`` → ``photo.swapped.jpg``; of several variants, ``photo.swapped.1.jpg`` and so on."""
     clip, output = request.clip, request.output
     if output is None:
-        output = clip.with_name(f"{clip.stem}.swapped{clip.suffix}")
+        made = "swapped.debug" if request.settings.debug_overlay else "swapped"
+        output = clip.with_name(f"{clip.stem}.{made}{clip.suffix}")
     if samples == 1:
         return [output]
     return [output.with_name(f"{output.stem}.{i + 1}{output.suffix}") for i in range(samples)]
@@ -69,16 +71,29 @@ def _check(request: SwapRequest, samples: int) -> list[Path]:
     for flag, value in (("--start", request.start), ("--end", request.end), ("--job", request.job)):
         if value is not None:
             raise SettingsError(f"{flag}: {request.clip} is a picture, which has no {flag.strip('-')}")
+    numbered = next((w for w in request.wanted if w.person is not None), None)
+    for flag, given in (
+        ("--plan", request.plan),
+        ("--reference", request.reference),
+        ("--select", request.select if request.select != "largest" else None),
+        ("--source …@N", numbered),
+        ("--source", request.wanted[1:]),
+    ):
+        if given:
+            raise SettingsError(
+                f"{flag}: who gets what is for clips; in a picture the largest face is swapped"
+            )
     if samples < 1:
         raise SettingsError(f"--samples {samples}: at least 1")
     if request.settings.seed + samples > 2**63:
         raise SettingsError(f"--seed {request.settings.seed}: too large for {samples} variants after it")
-    check_inputs(request.clip, request.source)
-    outputs = picture_outputs(request, samples)
+    for photo in request.pictures:
+        check_inputs(request.clip, photo)
+    outputs, inputs = picture_outputs(request, samples), (request.clip, *request.pictures)
     for output in outputs:
         if output.suffix.lower() not in PICTURES:
             raise SettingsError(f"--output {output}: name a picture: {', '.join(PICTURES)}")
-        check_output(output, report_path(output), (request.clip, request.source), overwrite=request.overwrite)
+        check_output(output, report_path(output), inputs, overwrite=request.overwrite)
     return outputs
 
 
@@ -101,6 +116,8 @@ def _swap_all(
         source, found, warnings = _faces(request, swapper, frame)
     for message in warnings:
         listener.warn(message)
+    from .still import overlaid
+
     listener.start("swap", len(outputs))
     device, summaries = describe_device(swapper.networks), []
     with contextlib.ExitStack() as stack:
@@ -111,14 +128,18 @@ def _swap_all(
             if found:
                 with watch.time("swap"):
                     still = swapper.swap(frame.rgb, source, seed=settings.seed, face=found[0])
+                if settings.debug_overlay:
+                    still = overlaid(still, found)
                 _write(part, output, frame, still, swapper.pack, request.clip)
             else:
                 copy_file(request.clip, part)
+            identity = _identity(replace(request, settings=settings), swapper.pack)
             values = record(
-                identity=_identity(replace(request, settings=settings), swapper.pack, source.sha256),
+                identity=identity,
                 settings=settings,
                 pack=swapper.pack,
                 source=request.source,
+                sources=sources_of(request, identity.who),
                 device=device,
                 frames=1,
                 swapped=[(0, 0)] if found else [],
@@ -142,11 +163,7 @@ def _faces(
     request: SwapRequest, swapper: StillSwapper, frame: Frame
 ) -> tuple[SourceFace, list[Detection], list[str]]:
     """The source, the faces of the picture, largest first, and what the user should know."""
-    from ..stages.source import load_source
-
-    source, warnings = load_source(
-        request.source, swapper.pack, swapper.detector, swapper.networks.embed, face=request.source_face
-    )
+    (source,), _, warnings = load_sources(request, swapper.pack, swapper.detector, swapper.networks.embed)
     found = swapper.detector.detect(frame.rgb)
     if not found and not request.allow_no_face:
         raise FaceError(
@@ -196,14 +213,14 @@ def _write(part: Path, output: Path, frame: Frame, still: StillSwap, pack: Pack,
         raise OutputError(f"{output}: can't be written: {error.strerror or error}") from error
 
 
-def _identity(request: SwapRequest, pack: Pack, source_sha256: str) -> Identity:
+def _identity(request: SwapRequest, pack: Pack) -> Identity:
     device, threads = compute_device(request.device, request.threads)
     return Identity(
         clip=str(request.clip),
         clip_sha256=sha256_of(request.clip),
         start=None,
         end=None,
-        source_sha256=source_sha256,
+        source_sha256=sha256_of(request.source),
         source_face=request.source_face,
         settings=request.settings.model_dump(mode="json"),
         settings_digest=request.settings.digest(),
@@ -212,4 +229,5 @@ def _identity(request: SwapRequest, pack: Pack, source_sha256: str) -> Identity:
         version=__version__,
         threads=threads,
         device=device,
+        who=identity_values(request),
     )

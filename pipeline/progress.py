@@ -50,6 +50,13 @@ class Silent:
     def close(self) -> None: ...
 
 
+class Warnings(Silent):
+    """Shows warnings alone, on stderr: for what is over before there is progress to show."""
+
+    def warn(self, message: str) -> None:
+        sys.stderr.write(f"ldvid: warning: {message}\n")
+
+
 @dataclass
 class _Count:
     total: int

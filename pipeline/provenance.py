@@ -66,10 +66,12 @@ def record(
     name: str,
     passed: Sequence[tuple[tuple[int, int], str]] = (),
     kind: str = "video",
+    sources: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """What ``OUT.json`` says. ``made`` is the finished output, ``name`` its final name; ``swapped`` are
     inclusive ranges of frames, empty when nothing was (then the file is not marked as altered); ``passed``
-    are ranges that failed and went through as they were, and why."""
+    are ranges that failed and went through as they were, and why. ``sources`` are all of them, by number,
+    where there is more to say than ``source``, the first."""
     altered = bool(swapped)
     return {
         "notice": notice(pack, kind) if altered else "Not altered: no face was swapped.",
@@ -82,6 +84,7 @@ def record(
             "end": identity.end,
         },
         "source": {"name": source.name, "sha256": identity.source_sha256, "face": identity.source_face},
+        **({"sources": list(sources)} if sources else {}),
         "output": {"name": name, "sha256": sha256_of(made)},
         "frames": frames,
         "frames_swapped": [list(r) for r in swapped],

@@ -19,10 +19,11 @@ from .storage import Mirror, exists, filesystem, join_url, local_path, localise,
 
 @dataclass(frozen=True)
 class Errand:
-    """One swap's places: ``paths`` on this machine, ``urls`` where they stand for something elsewhere."""
+    """One swap's places on this machine, and in ``urls`` where they stand for something elsewhere;
+    ``sources`` are all pictures that were named, in their order."""
 
     clip: Path
-    source: Path
+    sources: tuple[Path, ...]
     output: Path | None
     job: Path | None
     urls: Urls
@@ -34,7 +35,6 @@ class Errand:
         return replace(
             request,
             clip=self.clip,
-            source=self.source,
             output=self.output,
             job=self.job,
             urls=self.urls,
@@ -62,8 +62,31 @@ class Errand:
         return delivered
 
 
+def destination(clip: str, output: str | None) -> str | None:
+    """The URL that the output goes to, None where that is a path; nothing is fetched to know it.
+
+    Raises:
+        SettingsError: a picture at a URL, and nothing said of where its output goes.
+    """
+    if output is not None:
+        return output if local_path(output) is None else None
+    if local_path(clip) is not None:
+        return None
+    if is_picture(Path(clip)):
+        raise SettingsError(f"{shown(clip)}: say with -o where the swapped picture goes")
+    folder, _, name = clip.rstrip("/").rpartition("/")
+    suffix = PurePosixPath(name).suffix
+    return join_url(folder, f"{PurePosixPath(name).stem}.swapped.mp4" if suffix else f"{name}.swapped")
+
+
 def errand(
-    clip: str, source: str, output: str | None, job: str | None, *, overwrite: bool, restart: bool
+    clip: str,
+    sources: str | Sequence[str],
+    output: str | None,
+    job: str | None,
+    *,
+    overwrite: bool,
+    restart: bool,
 ) -> Errand:
     """Bring here what lies elsewhere. Plain paths and ``file://`` stay where they are.
 
@@ -74,15 +97,7 @@ def errand(
         SettingsError: a URL of an unknown kind, or without its driver or credentials.
     """
     clip_here, output_here = local_path(clip), None if output is None else local_path(output)
-    output_url = output if output is not None and output_here is None else None
-    if output is None and clip_here is None:
-        if is_picture(Path(clip)):
-            raise SettingsError(f"{shown(clip)}: say with -o where the swapped picture goes")
-        folder, _, name = clip.rstrip("/").rpartition("/")
-        suffix = PurePosixPath(name).suffix
-        output_url = join_url(
-            folder, f"{PurePosixPath(name).stem}.swapped.mp4" if suffix else f"{name}.swapped"
-        )
+    output_url = destination(clip, output)
     if output_url is not None:
         record = _record_url(output_url)
         for url in (output_url, record):
@@ -93,9 +108,9 @@ def errand(
         digest = hashlib.sha256(output_url.encode()).hexdigest()[:16]
         output_here = home() / "outputs" / digest / PurePosixPath(output_url.rstrip("/")).name
         output_here.parent.mkdir(parents=True, exist_ok=True)
-    source_here = local_path(source)
     clip_path = localise(clip) if clip_here is None else clip_here
-    source_path = localise(source) if source_here is None else source_here
+    texts = [sources] if isinstance(sources, str) else list(sources)
+    pictures = tuple(localise(s) if (path := local_path(s)) is None else path for s in texts)
     job_here = None if job is None else local_path(job)
     job_url = job if job is not None and job_here is None else None
     if job_url is not None:  # only now that the inputs are here: --restart deletes
@@ -106,7 +121,7 @@ def errand(
         job_here = mirror.folder
     return Errand(
         clip=clip_path,
-        source=source_path,
+        sources=pictures,
         output=output_here,
         job=job_here,
         urls=Urls(clip=clip if clip_here is None else None, output=output_url, job=job_url),

@@ -4,102 +4,36 @@ The three are separate so that an executor can overlap them or run them on diffe
 between them travel crops, masks and matrices. Full frames do not: ``write`` decodes again what
 ``load`` saw, unless both run in one process and the segment is small enough to keep. Both go through
 a segment frame by frame, so that a large picture does not multiply with the segment's length.
+
+What is averaged over time (``stages.steady``) looks at frames beyond a segment's ends: the loader cuts
+their crops too, the swapper swaps them, and the writer drops them once it has averaged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError, JobError
-from ..stages.align import AlignStage
-from ..stages.decode import DecodeStage
 from ..stages.encode import EncodeOptions, EncodeStage, Picture, StreamedSegment
 from ..stages.mask import MaskStage
+from ..stages.overlay import OverlayStage
 from ..stages.paste import PasteStage
 from ..stages.records import Crops, Frame, Segment
+from ..stages.rows import between, in_order, join, take
+from ..stages.steady import reach, steady
 from ..stages.swap.networks import Networks
 from ..stages.swap.stage import SwapStage
+from .failure import FATAL
+from .load import Loaded, Loader, Part
 from .progress import Stopwatch
 from .work import Work
 
-KEEP_BYTES = 256 * 2**20  # a segment's frames are kept from load to write below this size
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A segment on its way: its crops, one item per track, and its frames if they were kept.
-
-    ``passed`` says why the original is passed through instead of a swap. ``notes`` goes into the
-    segment's ledger entry.
-    """
-
-    segment: Segment
-    crops: list[Crops]
-    frames: list[Frame] = field(default_factory=list)
-    passed: str | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
-
-
-class _Part:
-    """One of the three: what it works with, and where it is, for whoever has to say what failed."""
-
-    def __init__(self, work: Work, watch: Stopwatch) -> None:
-        self.work, self.watch = work, watch
-        self.stage, self.frame = "", None  # type: str, int | None
-        self._decode = DecodeStage(work.plan.clip, work.settings.decoder)
-
-    def _frames(self, segment: Segment) -> Iterator[Frame]:
-        """Its frames, decoded one by one; the time they take counts as decoding."""
-        frames = self._decode.frames(segment)
-        self.frame = segment.start
-        while True:
-            self.stage = "decode"
-            with self.watch.time("decode"):
-                frame = next(frames, None)
-            if frame is None:
-                self.frame = None
-                return
-            yield frame
-            self.frame = frame.index + 1
-
-    def reset(self) -> None:
-        """After a failure: the next try opens the clip anew."""
-        self._decode = DecodeStage(self.work.plan.clip, self.work.settings.decoder)
-
-
-class Loader(_Part):
-    """Decodes a segment and cuts its crops."""
-
-    def __init__(self, work: Work, watch: Stopwatch, *, keep: bool) -> None:
-        super().__init__(work, watch)
-        self._keep = keep
-
-    def load(self, segment: Segment) -> Loaded:
-        """A segment without a face to swap is not decoded yet."""
-        tracks = self.work.plan.swapped_tracks(segment)
-        if not tracks:
-            return Loaded(segment, [])
-        stages = [AlignStage(t, self.work.template, self.work.crop_size) for t in tracks]
-        pieces: list[list[Crops]] = [[] for _ in stages]
-        kept: list[Frame] | None = [] if self._keep else None
-        held = 0
-        for frame in self._frames(segment):
-            self.stage = "align"
-            with self.watch.time("align"):
-                for stage, piece in zip(stages, pieces, strict=True):
-                    piece.append(stage.process([frame]))
-            held += frame.rgb.nbytes + int(getattr(frame.native, "nbytes", frame.rgb.nbytes // 2))
-            if held > KEEP_BYTES:
-                kept = None
-            if kept is not None:
-                kept.append(frame)
-        crops = [joined for piece in pieces if len(joined := _join(piece))]
-        return Loaded(segment, crops, kept or [])
+__all__ = ["Loaded", "Loader", "Swapper", "Writer", "swapped_frames"]
 
 
 class Swapper:
@@ -108,39 +42,98 @@ class Swapper:
     def __init__(
         self, work: Work, networks: Networks, watch: Stopwatch, progress: Callable[[int], None] | None = None
     ) -> None:
-        assert work.source is not None
+        assert work.sources
         self.work, self.watch = work, watch
         self.stage, self.frame = "", None  # type: str, int | None
         self._mask = MaskStage(networks, work.settings)
-        self._swap = SwapStage(networks, work.settings, work.source, progress=progress)
+        used = sorted(set(work.plan.sources.values()) or {0})
+        self._swaps = {
+            i: SwapStage(networks, work.settings, work.sources[i], progress=progress) for i in used
+        }
         self._mask.setup()
         with watch.time("swap"):
-            self._swap.setup()
+            for stage in self._swaps.values():
+                stage.setup()
+        self._progress = progress
+        self._held: dict[int, Crops] = {}  # by track: what the next segment may ask for again
 
     def listen(self, watch: Stopwatch, progress: Callable[[int], None]) -> None:
         """From now on, seconds go to this watch and frames to this function."""
-        self.watch, self._swap.progress = watch, progress
+        self.watch, self._progress = watch, progress
 
     def swap(self, loaded: Loaded) -> Loaded:
-        """Fill in the masks and the swapped crops."""
-        done = []
-        for crops in loaded.crops:
-            self.stage, self.frame = "mask", int(crops.frames[0])
-            with self.watch.time("mask"):
-                crops = self._mask.process(crops)
-            self.stage = "swap"
-            with self.watch.time("swap"):
-                done.append(self._swap.process(crops))
+        """Fill in the masks and the swapped crops. A neighbour that can't be swapped is done without."""
         notes = dict(loaded.notes)
-        if loaded.crops and self._swap.micro_batch < self._swap.settings.batch:
-            notes["micro_batch"] = self._swap.micro_batch
+        done = [self._swapped(crops, loaded.segment, notes) for crops in loaded.crops]
+        self._held = {crops.track: self._last(crops, loaded.segment) for crops in done}
+        micro_batch = min(stage.micro_batch for stage in self._swaps.values())
+        if loaded.crops and micro_batch < self.work.settings.batch:
+            notes["micro_batch"] = micro_batch
         return replace(loaded, crops=done, notes=notes)
 
+    def _swapped(self, crops: Crops, segment: Segment, notes: dict[str, Any]) -> Crops:
+        held = self._held.get(crops.track)
+        known = np.zeros(len(crops), bool) if held is None else np.isin(crops.frames, held.frames)
+        new = take(crops, ~known)
+        stage = self._swaps[self.work.plan.sources[crops.track]]
+        left = int(((crops.frames >= segment.start) & (crops.frames < segment.stop)).sum())
+
+        def report(count: int) -> None:
+            # Neighbours are work, but none of the segment's faces.
+            nonlocal left
+            now = min(count, left)
+            left -= now
+            if self._progress is not None and now:
+                self._progress(now)
+
+        stage.progress = report
+        pieces = [] if held is None else [take(held, np.isin(held.frames, crops.frames))]
+        far = reach(self.work.settings.steady)
+        own = (new.frames >= segment.start) & (new.frames < segment.stop)
+        near = ~own & (new.frames >= segment.start - far) & (new.frames < segment.stop + far)
+        try:
+            pieces.append(self._made(new, stage))
+        except FATAL:
+            raise
+        except Exception:
+            if own.all():
+                raise
+            pieces.append(self._made(take(new, own), stage))  # else it is the segment's own trouble
+            try:
+                pieces.append(self._made(take(new, near), stage))
+            except FATAL:
+                raise
+            except Exception:
+                alone = sorted({*notes.get("alone", ()), *(int(f) for f in new.frames[near])})
+                notes["alone"] = alone
+        report(left)
+        made = in_order(join(pieces))
+        weights = None if crops.weights is None else crops.weights[np.isin(crops.frames, made.frames)]
+        return replace(made, weights=weights)
+
+    def _made(self, crops: Crops, stage: SwapStage) -> Crops:
+        """Masked and swapped."""
+        if not len(crops):
+            return crops
+        self.stage, self.frame = "mask", int(crops.frames[0])
+        with self.watch.time("mask"):
+            crops = self._mask.process(crops)
+        self.stage = "swap"
+        with self.watch.time("swap"):
+            return stage.process(crops)
+
+    def _last(self, crops: Crops, segment: Segment) -> Crops:
+        """The rows that the segment after this one can ask for; copies, so that the others can go."""
+        settings = self.work.settings
+        far = reach(settings.steady)
+        return take(crops, crops.frames >= segment.stop - far - settings.batch if far else crops.frames < 0)
+
     def reset(self) -> None:
-        """Nothing is held from one segment to the next."""
+        """After a failure: nothing of what was made before is trusted."""
+        self._held = {}
 
 
-class Writer(_Part):
+class Writer(Part):
     """Pastes, encodes, and gives the segment's file.
 
     Raises:
@@ -156,7 +149,8 @@ class Writer(_Part):
                     f"{work.folder / 'plan.json'}: segment {s.index} must begin a multiple of "
                     f"keyframe_interval ({settings.keyframe_interval}) frames after its shot"
                 )
-        self._paste = PasteStage()
+        self._paste = PasteStage(settings)
+        self._overlay = OverlayStage(plan.clip, plan.tracks, plan.sources) if settings.debug_overlay else None
         self._encode = EncodeStage(
             plan.clip, EncodeOptions.from_settings(settings, plan.clip), segments, work.tags
         )
@@ -164,6 +158,11 @@ class Writer(_Part):
     def write(self, swapped: Loaded) -> Path:
         """The finished segment."""
         segment = swapped.segment
+        self.stage, self.frame = "steady", segment.start
+        with self.watch.time("steady"):
+            sigma = self.work.settings.steady
+            crops = [steady(c, sigma, segment.start, segment.stop) for c in swapped.crops]
+        swapped = replace(swapped, crops=crops)
         start = self.work.plan.shots[segment.shot][0]
         item = StreamedSegment(segment, self._pasted(swapped), start)
         with self.watch.time("encode"):
@@ -179,8 +178,10 @@ class Writer(_Part):
         for frame in frames:
             self.stage, self.frame = "paste", frame.index
             with self.watch.time("paste"):
-                here = [_rows(crops, frame.index) for crops in swapped.crops]
+                here = [between(crops, frame.index, frame.index + 1) for crops in swapped.crops]
                 (rgb,), (touched,) = self._paste.process(([frame], here))
+                if self._overlay is not None:
+                    rgb, touched = self._overlay.process((frame, rgb, touched))
             self.stage = "encode"
             yield frame, rgb, touched
 
@@ -213,34 +214,5 @@ class Writer(_Part):
 
 def swapped_frames(done: Loaded) -> list[int]:
     """The frames of a segment that were swapped."""
-    return [int(i) for crops in done.crops for i in crops.frames]
-
-
-def _join(pieces: list[Crops]) -> Crops:
-    """Crops of one track, frame after frame, as one; before masks and swap."""
-    parts = [p for p in pieces if len(p)] or pieces[:1]
-    return replace(
-        parts[0],
-        frames=np.concatenate([p.frames for p in parts]),
-        images=np.concatenate([p.images for p in parts]),
-        matrices=np.concatenate([p.matrices for p in parts]),
-        landmarks=np.concatenate([p.landmarks for p in parts]),
-    )
-
-
-def _rows(crops: Crops, frame: int) -> Crops:
-    """The rows of one frame (views; none or one)."""
-    a, b = (int(v) for v in np.searchsorted(crops.frames, (frame, frame + 1)))
-    masks, swapped, weights = (
-        None if v is None else v[a:b] for v in (crops.masks, crops.swapped, crops.weights)
-    )
-    return replace(
-        crops,
-        frames=crops.frames[a:b],
-        images=crops.images[a:b],
-        matrices=crops.matrices[a:b],
-        landmarks=crops.landmarks[a:b],
-        masks=masks,
-        swapped=swapped,
-        weights=weights,
-    )
+    start, stop = done.segment.start, done.segment.stop
+    return [int(i) for crops in done.crops for i in crops.frames if start <= i < stop]

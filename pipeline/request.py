@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ..configs import Settings
 from .failure import Policy
@@ -39,11 +40,26 @@ class Urls:
 
 
 @dataclass(frozen=True)
+class SourceFor:
+    """One face to put in: photographs of it, whose embeddings are averaged, and the number of the person
+    who gets it, None for whoever is selected."""
+
+    photos: tuple[Path, ...]
+    person: int | None = None
+
+
+@dataclass(frozen=True)
 class SwapRequest:
     """What to do. ``start`` and ``end`` are seconds of the clip, ``output`` None is ``default_output``,
     ``job`` None is a folder beside the output that is deleted when the output is complete. ``threads`` are
     the networks' where they run on the CPU, None as many as torch would use; ``pack_folder`` is where the
-    settings' pack lies, None where its name says. ``ray`` None renders in this process."""
+    settings' pack lies, None where its name says. ``ray`` None renders in this process.
+
+    ``sources`` are all faces with the people who get them, empty where ``source`` is the only one; else
+    ``source`` is the first one's first photograph. A face for nobody by number goes to whom ``select``
+    names (None: the largest) or to the person on the photograph ``reference``. ``plan`` is a file with
+    the plan to render, instead of an analysis of the clip; with ``plan_rules`` its own sources count,
+    whatever else the request says of people."""
 
     clip: Path
     source: Path
@@ -63,6 +79,22 @@ class SwapRequest:
     policy: Policy = field(default_factory=Policy)
     ray: RayOptions | None = None
     urls: Urls = field(default_factory=Urls)
+    sources: tuple[SourceFor, ...] = ()
+    select: Literal["largest", "all", "left", "right"] | None = None
+    reference: Path | None = None
+    plan: Path | None = None
+    plan_rules: bool = False
+
+    @property
+    def wanted(self) -> tuple[SourceFor, ...]:
+        """All faces to put in, with the people who get them."""
+        return self.sources or (SourceFor((self.source,)),)
+
+    @property
+    def pictures(self) -> tuple[Path, ...]:
+        """All photographs that are read."""
+        photos = [p for wanted in self.wanted for p in wanted.photos]
+        return (*photos, *([self.reference] if self.reference is not None else []))
 
 
 @dataclass(frozen=True)

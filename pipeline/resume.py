@@ -13,7 +13,7 @@ from ..configs import Settings
 from ..configs.guidance import split_reference
 from ..errors import JobError
 from .job import JobChangedError, load_plan, read_job
-from .request import SwapRequest
+from .request import SourceFor, SwapRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _PATHS = tuple(f.name for f in fields(SwapRequest) if "Path" in str(f.type))
 # The first in a form of its own; the last say how a call works, not what it makes.
-_NOT_STORED = ("settings", "job", "restart", "policy", "ray", "urls")
+_NOT_STORED = ("settings", "job", "restart", "policy", "ray", "urls", "plan", "plan_rules", "sources")
 
 
 def request_values(request: SwapRequest, output: Path) -> dict[str, Any]:
@@ -38,6 +38,9 @@ def request_values(request: SwapRequest, output: Path) -> dict[str, Any]:
         values["pack_folder"] = find_pack(name)
     stored = {k: str(v.absolute()) if isinstance(v, Path) else v for k, v in values.items()}
     files = [None if term.file is None else str(term.file) for term in request.settings.guidance]
+    stored["sources"] = [
+        {"photos": [str(p.absolute()) for p in s.photos], "person": s.person} for s in request.sources
+    ]
     return stored | {"settings": request.settings.model_dump(mode="json"), "term_files": files}
 
 
@@ -58,11 +61,14 @@ def stored_request(folder: Path) -> SwapRequest:
         known = {f.name for f in fields(SwapRequest)} - set(_NOT_STORED)
         values = dict(stored)
         settings = _settings(values.pop("settings"), values.pop("term_files"))
+        sources = tuple(
+            SourceFor(tuple(Path(p) for p in s["photos"]), s["person"]) for s in values.pop("sources", ())
+        )
         if unknown := sorted(values.keys() - known):
             raise ValueError(f"{', '.join(unknown)} not known")
         values |= {k: Path(v) for k in _PATHS if isinstance(v := values.get(k), str) and "://" not in v}
         values["threads"] = job["identity"].get("threads")  # those it was begun with, also on another machine
-        return SwapRequest(settings=settings, job=folder, **values)
+        return SwapRequest(settings=settings, job=folder, sources=sources, **values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         version, why = job["identity"].get("version"), _reason(error)
         cause = f"ldvid {version} wrote it, this is {__version__}" if version != __version__ else "damaged"
@@ -77,13 +83,15 @@ def continue_job(
     device: str | None = None,
     policy: Policy | None = None,
     ray: RayOptions | None = None,
+    plan: Path | None = None,
     listener: Listener | None = None,
 ) -> Summary:
     """Go on with the job in ``folder`` from its plan, which may have been edited: what changed and what is
     missing is rendered, and the output put together. The folder is kept.
 
     ``output`` None and ``device`` None are those of the last call; ``overwrite`` is asked for each time.
-    ``policy`` and ``ray`` are as in ``SwapRequest``.
+    ``policy`` and ``ray`` are as in ``SwapRequest``; ``plan`` is a file with a plan to take the place of
+    the job's own.
 
     Raises:
         JobError: no job, one that isn't analysed yet, a plan that an edit broke, or one whose clip, source,
@@ -93,9 +101,10 @@ def continue_job(
     from .swap import swap_clip
 
     request = stored_request(folder)
-    if not (folder / "plan.json").is_file():
+    if plan is None and not (folder / "plan.json").is_file():
         raise JobError(f"{folder}: is not analysed yet; the swap command that made it does that and goes on")
-    load_plan(folder)  # a broken one is said before anything is loaded
+    if plan is None:
+        load_plan(folder)  # a broken one is said before anything is loaded
     request = replace(
         request,
         output=request.output if output is None else output,
@@ -103,6 +112,8 @@ def continue_job(
         device=request.device if device is None else device,
         policy=request.policy if policy is None else policy,
         ray=ray,
+        plan=plan,
+        plan_rules=True,  # who gets what was settled when the job was begun
     )
     try:
         return swap_clip(request, listener)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -11,15 +12,19 @@ import numpy as np
 
 from ..configs import Settings
 from ..errors import FaceError
-from ..stages.align import AlignStage
+from ..metrics.sheet import FRAMING, cell
+from ..stages.align import ARCFACE_TEMPLATE, AlignStage, estimate_similarity, scale_of
 from ..stages.detect import open_detector
 from ..stages.mask import MaskStage
+from ..stages.overlay import BANNER, draw_overlay, marked
 from ..stages.paste import PasteStage
 from ..stages.records import F32, U8, Crops, Detection, Frame, SourceFace, Track
-from ..stages.source import load_source
+from ..stages.source import load_average, load_source
 from ..stages.swap.networks import Networks
 from ..stages.swap.pack import Pack, open_pack
 from ..stages.swap.stage import SwapStage
+
+ZOOM = (256, 640)  # least and most pixels of a side of ``zoomed``
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,30 @@ class StillSwap:
     swapped: U8
     mask: F32
     landmarks: F32
+
+    def mask_picture(self) -> U8:
+        """The mask as (H, W, 3) uint8 grey."""
+        return (self.mask[..., None] * np.float32(255)).round().astype(np.uint8).repeat(3, 2)
+
+
+def zoomed(still: StillSwap, around: F32) -> StillSwap:
+    """The head with these landmarks (5, 2) alone, square, at the picture's own scale within limits."""
+    scale = scale_of(estimate_similarity(around, ARCFACE_TEMPLATE))
+    size = int(np.clip(round(FRAMING * 112 / scale), *ZOOM))
+    mask = cell(still.mask_picture(), around, size)[..., 0].astype(np.float32) / np.float32(255)
+    return StillSwap(
+        cell(still.original, around, size), cell(still.swapped, around, size), mask, still.landmarks
+    )
+
+
+def overlaid(still: StillSwap, faces: Sequence[Detection], more: str = "") -> StillSwap:
+    """The same with a debug overlay, which ``mask`` then covers too; ``faces[0]`` is the one swapped, and
+    the banner says ``more``."""
+    drawn = [
+        marked(f"face {i + 1}", f.box, f.landmarks, f.score, None if i else 0) for i, f in enumerate(faces)
+    ]
+    swapped, mask = draw_overlay(still.swapped, still.mask, drawn, BANNER + more)
+    return replace(still, swapped=swapped, mask=mask)
 
 
 class StillSwapper:
@@ -66,15 +95,29 @@ class StillSwapper:
         """The face to put in, from a picture; errors as ``stages.source.load_source``."""
         return load_source(path, self.pack, self.detector, self.networks.embed, face=face)[0]
 
+    def average(self, paths: Sequence[Path], face: int | None = None) -> SourceFace:
+        """The same from several pictures of one person; errors as ``stages.source.load_average``."""
+        return load_average(paths, self.pack, self.detector, self.networks.embed, face)[0]
+
+    def like(self, settings: Settings) -> StillSwapper:
+        """A swapper with other settings that shares pack, networks and detector with this one."""
+        other = copy(self)
+        other.settings = settings.model_copy(update={"batch": 1})
+        return other
+
     def find(self, picture: U8, what: str = "the picture") -> Detection:
         """The largest face; FaceError naming ``what`` if there is none."""
+        return self.faces(picture, what)[0]
+
+    def faces(self, picture: U8, what: str = "the picture") -> list[Detection]:
+        """All faces, the largest first; FaceError naming ``what`` if there is none."""
         found = self.detector.detect(picture)
         if not found:
             raise FaceError(
                 f"{what}: no face was found; --set detector_threshold= with less than "
                 f"{self.settings.detector_threshold:g} looks harder"
             )
-        return found[0]
+        return found
 
     def crops(self, target: U8, face: Detection) -> Crops:
         """The face's crop with its mask."""
@@ -136,7 +179,7 @@ class StillSwapper:
         )
         crops = SwapStage(self.networks, settings, sources).process(crops)
         frames = [Frame(i, t) for i, t in enumerate(targets)]
-        pictures, touched = PasteStage().process((frames, [crops]))
+        pictures, touched = PasteStage(settings).process((frames, [crops]))
         return [
             StillSwap(t, cast(U8, p), np.zeros(t.shape[:2], np.float32) if m is None else m, f.landmarks)
             for t, p, m, f in zip(targets, pictures, touched, faces, strict=True)

@@ -10,6 +10,15 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import FaceError, Interrupted, SettingsError
+from .assign import (
+    assign,
+    check_plan,
+    check_sources,
+    explicit,
+    given_plan,
+    identity_values,
+    load_sources,
+)
 from .deliver import Delivery, copied, passed_through, ranges_of
 from .device import cpu_threads
 from .files import sha256_of
@@ -33,7 +42,7 @@ from .target import (
 from .work import Rendering, View, Work, term_files
 
 if TYPE_CHECKING:
-    from ..stages.records import ClipInfo, SourceFace
+    from ..stages.records import F32, ClipInfo, SourceFace
     from ..stages.swap.networks import Networks
     from ..stages.swap.pack import Pack
     from .executor import Executor
@@ -73,7 +82,7 @@ class _Run:
         self.watch = Stopwatch()
         self.rendering = Rendering()
         self.warnings: list[str] = []
-        self.output = request.output if request.output is not None else default_output(request.clip)
+        self.output = request.output or default_output(request.clip, debug=request.settings.debug_overlay)
         self.report = report_path(self.output)
         self.job_folder = (
             request.job if request.job is not None else self.output.with_name(f"{self.output.name}.ldvid-job")
@@ -82,6 +91,7 @@ class _Run:
         self._pack_name = request.settings.pack if folder is None else str(folder)
         self.resumable = False
         self.placing: Placing | None = None  # of an earlier run that was killed in its last moment
+        self.given: Plan | None = None  # what --plan says
 
     @cached_property
     def executor(self) -> Executor:
@@ -102,14 +112,18 @@ class _Run:
             self._check()
             with self.watch.time("check"):
                 info, pack, identity = self._inputs()
+            if self.request.plan is not None:  # read before --restart empties the folder it may lie in
+                self.given = given_plan(self.request.plan, info, self.settings)
+            own = self._own_plan()
             request = request_values(self.request, self.output)
             mirror = None if self.request.urls.job is None else Mirror(self.request.urls.job)
             job = Job.open(
                 self.job_folder, identity, restart=self.request.restart, request=request, mirror=mirror
             )
-            # A plan is worth keeping from here on, also if the next lines fail or Ctrl-C comes.
-            self.resumable = job.has_plan
-            with job, self._kept_if_resumable(job):
+            # A plan is worth keeping from here on, also if the next lines fail or Ctrl-C comes; and a job
+            # that was asked to go on says in job.json how.
+            self.resumable = job.has_plan or self.request.plan_rules
+            with job, self._kept_if_resumable(job, own):
                 return self._work(info, pack, job)
         except KeyboardInterrupt as error:
             where = (
@@ -125,8 +139,12 @@ class _Run:
             raise SettingsError(f"--end {request.end:g} s is not after --start {request.start:g} s")
         if request.job is not None and not request.job.absolute().parent.is_dir():
             raise SettingsError(f"--job {request.job}: there is no folder {request.job.absolute().parent}")
-        check_inputs(request.clip, request.source)
-        inputs = (request.clip, request.source)
+        check_sources(request)
+        for photo in (p for wanted in request.wanted for p in wanted.photos):
+            check_inputs(request.clip, photo)
+        if request.reference is not None:
+            check_inputs(request.clip, request.reference, "--reference")
+        inputs = (request.clip, *request.pictures, *([] if request.plan is None else [request.plan]))
         if not request.restart:
             self.placing = left_by_a_crash(self.job_folder, self.output, self.report)
         overwrite = request.overwrite or self.placing is not None
@@ -165,18 +183,29 @@ class _Run:
             version=__version__,
             threads=threads,
             device=device,
+            who=identity_values(request),
         )
         return info, pack, identity
 
+    def _own_plan(self) -> bytes | None:
+        """The file of ``--plan`` if it is the job's own, which ``--restart`` deletes."""
+        plan = self.request.plan
+        if plan is None or plan.resolve() != (self.job_folder / "plan.json").resolve():
+            return None
+        return plan.read_bytes()
+
     @contextlib.contextmanager
-    def _kept_if_resumable(self, job: Job) -> Iterator[None]:
-        """Before there is a plan nothing is worth keeping; after it, everything is, and that is said."""
+    def _kept_if_resumable(self, job: Job, own: bytes | None) -> Iterator[None]:
+        """Before there is a plan nothing is worth keeping but the user's ``own``; after it, everything is,
+        and that is said."""
         given = self.request.job is not None
         try:
             yield
         except BaseException as error:
             if not self.resumable:
                 job.discard(keep_folder=given and not job.created)
+                if own is not None:
+                    (self.job_folder / "plan.json").write_bytes(own)
             elif not isinstance(error, KeyboardInterrupt):
                 error.add_note(
                     f"what is done is kept in {self.job_folder}; the same command goes on from there"
@@ -188,29 +217,46 @@ class _Run:
             job.placed()
 
     def _work(self, info: ClipInfo, pack: Pack, job: Job) -> Summary:
+        from ..stages.detect import open_detector
         from ..stages.swap.guidance import build_terms
 
         if (summary := self._made_before(job)) is not None:
             return summary
         build_terms(self.settings.guidance)  # refused now, not after the analysis
-        plan = job.load_plan()
+        plan = job.load_plan() if self.request.plan is None else None
         self.executor.prepare(self._pack_name, pack.digest(), self.settings.dtype)
         with self.watch.time("load"):
             networks = self.executor.networks(pack, self.request.device, self.settings.dtype)
-            source = self._source(pack, networks)
-        if plan is None:
-            plan = self._plan(info, pack, networks, job)
+            detector = open_detector(pack, self.settings.detector_threshold)
+            sources, reference, messages = load_sources(self.request, pack, detector, networks.embed)
+        for message in messages:
+            self._warn(message)
+        if self.given is not None:
+            plan = self._planned(self.given, job, reference)
+        elif plan is None:
+            plan = self._plan(info, pack, networks, job, reference)
         else:
             self.listener.log(f"going on with the job in {self.job_folder}")
             plan = replace(plan, clip=info)
+        for message in check_plan(
+            plan, self.request.wanted, str(self.request.plan or job.folder / "plan.json")
+        ):
+            self._warn(message)
         delivery = Delivery(
-            self.request, self.output, self.report, job, pack, self.placing, lambda m: self._warn(m)
+            self.request,
+            self.output,
+            self.report,
+            job,
+            pack,
+            self.placing,
+            lambda m: self._warn(m),
+            self.watch.seconds,
         )
         with staged(self.output) as part:
             done: list[Done] = []
             resumed = 0
             if plan.sources or not copied(plan, self.request, part, self._warn):
-                done, resumed = self._render(plan, job, pack, networks, source)
+                done, resumed = self._render(plan, job, pack, networks, sources)
             facts = {
                 "frames": info.frames,
                 "frames_swapped": sum(b - a + 1 for a, b in ranges_of(done)),
@@ -246,7 +292,7 @@ class _Run:
     def _made_before(self, job: Job) -> Summary | None:
         """What an earlier run did that was killed after its output and record were put in place."""
         placing = self.placing
-        if placing is None or not placing.complete(self.report):
+        if placing is None or self.request.plan is not None or not placing.complete(self.report):
             return None
         plan = job.load_plan()
         if plan is not None and plan_digest(plan, job.ledger.identity) != placing.plan:
@@ -254,19 +300,21 @@ class _Run:
         self.listener.log(f"{self.output} is complete already")
         return self._summary(placing.facts, placing.facts["segments"], job.identity.device or "")
 
-    def _source(self, pack: Pack, networks: Networks) -> SourceFace:
-        from ..stages.detect import open_detector
-        from ..stages.source import load_source
+    def _planned(self, plan: Plan, job: Job, reference: F32 | None) -> Plan:
+        """The plan of ``--plan`` in place of the job's own."""
+        if explicit(self.request):
+            plan = assign(plan, self.request, reference)
+        check_plan(plan, self.request.wanted, str(self.request.plan))
+        if not plan.sources and not self.request.allow_no_face:
+            raise FaceError(
+                f"--plan {self.request.plan}: no track in it has a source; give one a number instead of "
+                "null, or say whom with --source FACE@PERSON"
+            )
+        plan = job.save_plan(plan)
+        self.resumable = True
+        return plan
 
-        detector = open_detector(pack, self.settings.detector_threshold)
-        source, messages = load_source(
-            self.request.source, pack, detector, networks.embed, face=self.request.source_face
-        )
-        for message in messages:
-            self._warn(message)
-        return source
-
-    def _plan(self, info: ClipInfo, pack: Pack, networks: Networks, job: Job) -> Plan:
+    def _plan(self, info: ClipInfo, pack: Pack, networks: Networks, job: Job, reference: F32 | None) -> Plan:
         from .analyse import analyse
 
         tolerant = self.request.policy.on_error == "passthrough"
@@ -283,17 +331,20 @@ class _Run:
                     f"--set detector_threshold= with less than {self.settings.detector_threshold:g}"
                 )
             self._warn("no face was found in the clip: the output is a copy of it")
+        elif explicit(self.request):
+            plan = assign(plan, self.request, reference)
         plan = job.save_plan(plan)
         self.resumable = True
         return plan
 
     def _render(
-        self, plan: Plan, job: Job, pack: Pack, networks: Networks, source: SourceFace
+        self, plan: Plan, job: Job, pack: Pack, networks: Networks, sources: tuple[SourceFace, ...]
     ) -> tuple[list[Done], int]:
         """All segments done, in order, and how many of them were done before."""
         finished = job.finished(plan)
-        if self.request.policy.on_error == "fail":  # what was passed through is tried once more
-            finished = {i: d for i, d in finished.items() if "passed" not in d.notes}
+        if self.request.policy.on_error == "fail":  # what was passed through is tried once more, and what
+            # had to do without such neighbours
+            finished = {i: d for i, d in finished.items() if not {"passed", "alone"} & d.notes.keys()}
         todo = [s for s in plan.segments if s.index not in finished]
         before = [d.segment for d in finished.values()]
         faces = [sum(len(t.frames) for t in plan.swapped_tracks(s)) for s in before]
@@ -303,7 +354,7 @@ class _Run:
         work = Work(
             plan=plan,
             settings=self.settings,
-            source=source,
+            sources=sources,
             digest=job.ledger.identity,
             folder=job.folder,
             template=pack.manifest.template_points(),

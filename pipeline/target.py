@@ -17,23 +17,28 @@ from .files import remove
 _PART, _OLD = "ldvid-part", "ldvid-old"
 
 
-def default_output(clip: Path) -> Path:
-    """``clip.mp4`` or ``clip.gif`` → ``clip.swapped.mp4``; a folder ``frames`` → ``frames.swapped``."""
+def default_output(clip: Path, *, debug: bool = False) -> Path:
+    """``clip.mp4`` or ``clip.gif`` → ``clip.swapped.mp4``; a folder ``frames`` → ``frames.swapped``.
+
+    ``debug``: it has a debug overlay, and is named ``clip.swapped.debug.mp4`` or ``frames.swapped.debug``.
+    """
     whole = clip.resolve() if clip.name in ("", "..") else clip
+    made = "swapped.debug" if debug else "swapped"
     if whole.is_dir():
-        return whole.with_name(f"{whole.name}.swapped")
-    return whole.with_name(f"{whole.stem}.swapped.mp4")
+        return whole.with_name(f"{whole.name}.{made}")
+    return whole.with_name(f"{whole.stem}.{made}.mp4")
 
 
-def check_inputs(clip: Path, source: Path) -> None:
-    """InputError unless both are there and can be read."""
-    for path, what in ((clip, "clip"), (source, "source picture (--source)")):
-        if not path.exists():
+def check_inputs(clip: Path, picture: Path, flag: str = "--source") -> None:
+    """InputError unless both are there and can be read; ``flag`` is the one that named the picture."""
+    kind = "source picture" if flag == "--source" else "picture of a person"
+    for path, what in ((clip, "clip"), (picture, f"{kind} ({flag})")):
+        if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
             raise InputError(f"{path}: no such file; it was to be the {what}")
         if not os.access(path, os.R_OK):
             raise InputError(f"{path}: no permission to read it; it was to be the {what}")
-    if source.is_dir():
-        raise InputError(f"{source}: --source must be a picture, this is a folder")
+    if picture.is_dir():
+        raise InputError(f"{picture}: {flag} must be a picture, this is a folder")
 
 
 def check_output(output: Path, report: Path, inputs: Sequence[Path], *, overwrite: bool) -> None:

@@ -27,16 +27,16 @@ from .storage import localise
 class Work:
     """One job as its renderers see it.
 
-    ``folder`` is the job folder, ``pack`` the pack's name or folder, ``digest`` the job's own
-    (``Identity.digest``). ``template`` (5, 2) and ``crop_size`` are the pack's, so that aligning needs no
-    network. ``threads`` is what torch computes
+    ``sources`` are by the numbers that the plan gives tracks. ``folder`` is the job folder, ``pack`` the
+    pack's name or folder, ``digest`` the job's own (``Identity.digest``). ``template`` (5, 2) and
+    ``crop_size`` are the pack's, so that aligning needs no network. ``threads`` is what torch computes
     with on a CPU: the bytes depend on it. ``terms`` holds the text of the user's guidance terms by their
     SHA-256, for machines that don't have the files; ``urls`` says where clip and job lie if not here.
     """
 
     plan: Plan
     settings: Settings
-    source: SourceFace | None
+    sources: tuple[SourceFace, ...]
     digest: str
     folder: Path
     template: F32

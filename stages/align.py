@@ -93,8 +93,9 @@ class AlignStage:
     name: ClassVar[str] = "align"
     resources: ClassVar[Resources] = Resources(cpus=1)
 
-    def __init__(self, track: Track, template: F32, size: int) -> None:
-        self.track, self.template, self.size = track, template, size
+    def __init__(self, track: Track, template: F32, size: int, weights: F32 | None = None) -> None:
+        """``weights`` (N,) are those of the track's rows (``fade``); None shows all swaps whole."""
+        self.track, self.template, self.size, self.weights = track, template, size, weights
         self._row = {int(f): i for i, f in enumerate(track.frames)}
 
     def setup(self) -> None:
@@ -115,4 +116,5 @@ class AlignStage:
             landmarks=np.stack([apply_points(m, p) for m, p in zip(matrices, points, strict=True)])
             if n
             else np.zeros((0, 5, 2), np.float32),
+            weights=None if self.weights is None else self.weights[[row for _, row in present]],
         )

@@ -4,6 +4,9 @@ Two networks behind one interface, chosen by the pack: YuNet (OpenCV's own, smal
 (insightface's ONNX files, by onnxruntime). Coordinates follow ``records``: pixel centres, the
 person's right eye first. A detector is a pure function of the picture: same pixels, same numbers,
 whatever came before and however many threads OpenCV has.
+
+Both networks see faces turned by up to about 50°. Beyond that the picture is looked at turned by 90°
+to either side (``turned``), where fewer faces than expected, or an unsure one, were found upright.
 """
 
 from __future__ import annotations
@@ -21,10 +24,14 @@ from ..errors import PackError
 from .align import ARCFACE_TEMPLATE, apply_points, estimate_similarity, invert, warp
 from .records import F32, F64, U8, Detection
 from .swap.pack import Pack
+from .turned import Found, overlap, quarter_back, sort_out
 
 LONG_SIDE = 640  # of the picture the network sees: YuNet's best range, faces of about 12 to 350 px
 LARGE, SMALL_SIDE = 0.45, 256  # faces above this share of the long side are looked for at this size
+FAR = 0.5  # larger pictures are looked at at this share of their side too: eyes 24 px apart become 12
+FAR_SIDE = 1920  # but not larger than this
 FINE_SIDE = 1280  # another look, only where there was nobody yet
+SURE = 0.9  # score of faces within 30° of upright; lying ones that are found nevertheless stay below it
 _LEVEL = threading.Lock()  # OpenCV's level of logging is the whole process's
 REFINED = 8  # faces per frame whose landmarks are measured a second time
 
@@ -32,10 +39,11 @@ REFINED = 8  # faces per frame whose landmarks are measured a second time
 class Detector(Protocol):
     """Finds faces."""
 
-    def detect(self, rgb: U8) -> list[Detection]:
+    def detect(self, rgb: U8, least: int = 1) -> list[Detection]:
         """Faces of an upright (H, W, 3) uint8 RGB picture, largest box first; may be empty.
 
-        Boxes may reach beyond the picture where a face does.
+        Boxes may reach beyond the picture where a face does. Where fewer than ``least`` are found, or
+        an unsure one, the picture is also looked at turned by 90° to either side.
         """
         ...
 
@@ -84,27 +92,36 @@ class YuNet:
             # NMS at 0.3; 0.3 as the lowest score kept inside, the second look asks for no more.
             self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), 0.3, 0.3, 5000)
 
-    def detect(self, rgb: U8) -> list[Detection]:
+    def detect(self, rgb: U8, least: int = 1) -> list[Detection]:
         """See ``Detector.detect``."""
         check_picture(rgb)
         bgr = cast(U8, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-        rows = self._scaled(bgr, LONG_SIDE)
-        # A face that fills the network's view is found in pieces, or not at all: step back.
-        if not len(rows) or (rows[:, 2:4] - rows[:, :2]).max() > LARGE * max(rgb.shape):
-            large = self._scaled(bgr, SMALL_SIDE)
-            apart = [r for r in rows if all(overlap(r[:4], big[:4]) < 0.1 for big in large)]
-            rows = np.concatenate([large, np.array(apart, np.float32).reshape(-1, 15)])
+        rows = self._look(bgr, 0)
         if not len(rows):
             rows = self._scaled(bgr, FINE_SIDE)
-        found = by_area(
-            [
-                Detection(
-                    r[:4].astype(np.float32), r[4:14].reshape(5, 2).astype(np.float32), min(1.0, float(r[14]))
-                )
-                for r in rows
-            ]
-        )
-        return [self._refine(bgr, d) if i < REFINED else d for i, d in enumerate(found)]
+        found = [_face(r, 0) for r in rows]
+        if len(found) < least or any(f.face.score < SURE for f in found):
+            found += [_face(r, quarter) for quarter in (1, 3) for r in self._look(bgr, quarter)]
+        chosen = sort_out(found)
+        sideways = {id(f.face) for f in chosen if f.quarter}
+        faces = []
+        for i, face in enumerate(by_area([f.face for f in chosen])):
+            refined = self._refine(bgr, face) if i < REFINED else None
+            # Turned pictures show faces that are none: only those that are seen again upright count.
+            if refined is not None or id(face) not in sideways:
+                faces.append(face if refined is None else refined)
+        return faces
+
+    def _look(self, bgr: U8, quarter: int) -> F32:
+        """Faces of all sizes in the picture turned by ``quarter`` × 90°; rows as ``_scaled``."""
+        long_side = max(bgr.shape)
+        rows = self._scaled(bgr, LONG_SIDE, quarter)
+        if long_side * FAR > LONG_SIDE:
+            rows = _joined(rows, self._scaled(bgr, round(min(long_side * FAR, FAR_SIDE)), quarter))
+        # A face that fills the network's view is found in pieces, or not at all: step back.
+        if not len(rows) or (rows[:, 2:4] - rows[:, :2]).max() > LARGE * long_side:
+            rows = _joined(self._scaled(bgr, SMALL_SIDE, quarter), rows)
+        return rows
 
     def _run(self, bgr: U8) -> F32:
         """Rows of x, y, w, h, five points, score, in pixels of this picture; (N, 15)."""
@@ -112,36 +129,41 @@ class YuNet:
         rows = self._net.detect(bgr)[1]
         return np.zeros((0, 15), np.float32) if rows is None else np.asarray(rows, np.float32)
 
-    def _scaled(self, bgr: U8, long_side: int) -> F32:
-        """Rows of XYXY box, five points, score, in pixels of the whole picture; (N, 15)."""
+    def _scaled(self, bgr: U8, long_side: int, quarter: int = 0) -> F32:
+        """Rows of XYXY box, five points, score, in pixels of the whole upright picture; (N, 15)."""
         small, factor = _resize_long(bgr, long_side)
-        rows = self._run(small).copy()
+        turned = np.ascontiguousarray(np.rot90(small, quarter)) if quarter else small
+        rows = self._run(turned).copy()
         rows = rows[(rows[:, 14] >= self._threshold) & np.isfinite(rows).all(1)]
         rows[:, 2:4] += rows[:, 0:2]
-        rows[:, :14] = scale_back(rows[:, :14].reshape(-1, 7, 2), factor).reshape(-1, 14)
+        points = quarter_back(rows[:, :14].reshape(-1, 7, 2), quarter, small.shape)
+        rows[:, :14] = scale_back(points, factor).reshape(-1, 14)
+        corners = rows[:, :4].reshape(-1, 2, 2).copy()
+        rows[:, :2], rows[:, 2:4] = corners.min(1), corners.max(1)
         return rows
 
-    def _refine(self, bgr: U8, found: Detection) -> Detection:
-        """The same face with its landmarks measured on upright views of standard sizes."""
+    def _refine(self, bgr: U8, found: Detection) -> Detection | None:
+        """The same face with its landmarks measured on upright views of standard sizes; None where they
+        don't show it."""
         side = float(np.sqrt(found.area))
         if side < 4:
-            return found
+            return None
         # Only the neighbourhood is warped: the low-pass before it costs as much as its area.
         centre, reach = (found.box[:2] + found.box[2:]) / 2, 2 * side + 16
         low = np.floor(np.clip(centre - reach, 0, None)).astype(int)
         high = np.ceil(np.clip(centre + reach, 0, None)).astype(int)
         part = bgr[low[1] : high[1], low[0] : high[0]]
         if not part.size:
-            return found
+            return None
         points: F32 | None = found.landmarks
         # The network sees less roll than there is: turning the face upright takes two rounds.
         for views in (self._VIEWS[:1], self._VIEWS[:2], self._VIEWS):
             answers = [self._measure(part, cast(F32, points) - low, *view) for view in views]
             if any(a is None for a in answers):  # a mean over fewer would jump against its neighbours
-                return found
+                return None
             points = (np.mean(cast(list[F32], answers), 0) + low).astype(np.float32)
             if np.abs(points - found.landmarks).max() > 0.3 * side:  # that was somebody else
-                return found
+                return None
         return Detection(found.box, cast(F32, points), found.score)
 
     def _measure(self, part: U8, points: F32, side: int, canvas: int) -> F32 | None:
@@ -167,12 +189,16 @@ class YuNet:
         return cast(F64, rows[int(np.argmin((off**2).sum(1))), 4:14].reshape(5, 2).astype(np.float64))
 
 
-def overlap(a: F32, b: F32) -> float:
-    """Intersection over union of two XYXY boxes (4,)."""
-    wh = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)
-    common = float(wh[0] * wh[1])
-    total = float((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])) - common
-    return common / total if total > 0 else 0.0
+def _face(row: F32, quarter: int) -> Found:
+    """A row of ``_scaled`` as a face."""
+    points = row[4:14].reshape(5, 2).astype(np.float32)
+    return Found(Detection(row[:4].astype(np.float32), points, min(1.0, float(row[14]))), quarter)
+
+
+def _joined(rows: F32, more: F32) -> F32:
+    """All of the first, and of the others those that are elsewhere."""
+    apart = [r for r in more if all(overlap(r[:4], known[:4]) < 0.1 for known in rows)]
+    return np.concatenate([rows, np.array(apart, np.float32).reshape(-1, 15)])
 
 
 def _resize_long(picture: U8, long_side: int) -> tuple[U8, tuple[float, float]]:

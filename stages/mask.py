@@ -1,4 +1,7 @@
-"""Masks: what of a crop is face, as a soft mask that never reaches the crop's border."""
+"""Masks: what of a crop is face, as a soft mask that never reaches the crop's border.
+
+What passes in front of it is left out (``occlusion``), to the strength the setting of that name asks for.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ import torch
 
 from ..configs import Settings
 from . import Resources
+from .occlusion import FEATURES, occluders
 from .records import F32, Crops
+from .swap.features import part_mass
 from .swap.networks import Networks, to_tensor
 from .swap.repeatable import repeatable
 
@@ -94,12 +99,22 @@ class MaskStage:
         """Masks (N, S, S) float32 in [0, 1]; each depends on its own crop only."""
         size = item.images.shape[1]
         masks = np.zeros((len(item), size, size), np.float32)
+        strength = np.float32(self.settings.occlusion)
         for i in range(len(item)):
             with repeatable(self.networks.device):
                 parse = self.networks.parse(to_tensor(item.images[i : i + 1], self.networks.device))
-            probability = face_probability(self.networks, parse)[0].cpu().numpy()
-            if probability.shape[0] != size:
-                probability = cv2.resize(probability, (size, size), interpolation=cv2.INTER_LINEAR)
+            probability = _at_size(face_probability(self.networks, parse)[0].cpu().numpy(), size)
             mask = soft_mask(probability, self.settings.mask_grow, self.settings.mask_feather)
             masks[i] = mask * face_oval(item.landmarks[i], size)
+            if strength > 0:
+                parts = part_mass(parse[0].cpu().numpy(), self.networks.manifest.parser, *FEATURES)
+                hidden = occluders(item.images[i], probability, _at_size(parts, size))
+                masks[i] *= 1 - strength * hidden
         return replace(item, masks=masks)
+
+
+def _at_size(probability: F32, size: int) -> F32:
+    """A map of the parser's, as large as the crop."""
+    if probability.shape[0] == size:
+        return probability
+    return cast(F32, cv2.resize(probability, (size, size), interpolation=cv2.INTER_LINEAR))

@@ -23,6 +23,9 @@ U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
+# Frames to either side of a segment that its own may depend on, at most: what a segment is made of.
+NEIGHBOURS = 12
+
 
 @dataclass(frozen=True, slots=True)
 class ClipInfo:
@@ -60,6 +63,17 @@ class ClipInfo:
     def frames(self) -> int:
         """Number of frames to be rendered."""
         return len(self.timestamps)
+
+    @property
+    def seconds(self) -> list[float]:
+        """When each frame is shown, the first at 0."""
+        return [float((t - self.timestamps[0]) * self.time_base) for t in self.timestamps]
+
+    @property
+    def spans(self) -> list[float]:
+        """For how many seconds each frame is shown."""
+        known = self.durations if len(self.durations) == self.frames else ()
+        return [float(d * self.time_base) for d in known] or [1 / float(self.rate or 25)] * self.frames
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PackError
-from .detect import LONG_SIDE, by_area, check_picture, overlap, scale_back
+from .detect import LONG_SIDE, SURE, by_area, check_picture, scale_back
 from .records import U8, Detection
+from .turned import Found, overlap, quarter_back, sort_out
 
 
 class Scrfd:
@@ -38,28 +39,33 @@ class Scrfd:
             raise PackError(f"{path}: {len(session.get_outputs())} outputs; SCRFD with landmarks has 9 or 15")
         return cls(session, threshold)
 
-    def detect(self, rgb: U8) -> list[Detection]:
+    def detect(self, rgb: U8, least: int = 1) -> list[Detection]:
         """See ``Detector.detect``."""
         check_picture(rgb)
+        found = self._look(rgb, 0)
+        if len(found) < least or any(f.face.score < SURE for f in found):
+            found += [*self._look(rgb, 1), *self._look(rgb, 3)]
+        return by_area([f.face for f in sort_out(found)])
+
+    def _look(self, rgb: U8, quarter: int) -> list[Found]:
+        """The faces of the picture turned by ``quarter`` × 90°, in its upright pixels."""
+        picture = np.ascontiguousarray(np.rot90(rgb, quarter))
         width, height = self._size
-        factor = min(width / rgb.shape[1], height / rgb.shape[0])
-        w, h = max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor))
+        factor = min(width / picture.shape[1], height / picture.shape[0])
+        w, h = max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor))
         mode = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
         canvas = np.zeros((height, width, 3), np.uint8)
-        canvas[:h, :w] = cv2.resize(rgb, (w, h), interpolation=mode)
+        canvas[:h, :w] = cv2.resize(picture, (w, h), interpolation=mode)
         blob = ((canvas.astype(np.float32) - 127.5) / 128).transpose(2, 0, 1)[None]
         outputs = self._session.run(None, {self._input: np.ascontiguousarray(blob)})
-        factors = (w / rgb.shape[1], h / rgb.shape[0])
-        return by_area(
-            [
-                Detection(
-                    scale_back(d.box.reshape(2, 2), factors).ravel(),
-                    scale_back(d.landmarks, factors),
-                    d.score,
-                )
-                for d in decode_scrfd(outputs, (height, width), self._threshold)
-            ]
-        )
+        factors = (w / picture.shape[1], h / picture.shape[0])
+        found = []
+        for d in decode_scrfd(outputs, (height, width), self._threshold):
+            points = np.concatenate([d.box.reshape(2, 2), d.landmarks])
+            points = quarter_back(scale_back(points, factors), quarter, rgb.shape)
+            box = np.concatenate([points[:2].min(0), points[:2].max(0)])
+            found.append(Found(Detection(box, points[2:], d.score), quarter))
+        return found
 
 
 def decode_scrfd(

@@ -1,9 +1,10 @@
-"""The source: the face to put in, from one picture."""
+"""The source: the face to put in, from one picture or several."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -13,8 +14,11 @@ from ..errors import FaceError, InputError
 from .align import ARCFACE_TEMPLATE, apply_points, estimate_similarity, warp
 from .decode import read_picture
 from .detect import Detector
-from .records import F32, U8, SourceFace
+from .records import F32, F64, U8, SourceFace
 from .swap.pack import Pack
+from .track import frontal
+
+STRANGER = 0.3  # cosine to the other photographs below which one is likely of somebody else
 
 
 def load_source(
@@ -69,11 +73,51 @@ def load_source(
     return source, warnings
 
 
+def load_average(
+    paths: Sequence[Path],
+    pack: Pack,
+    detector: Detector,
+    embed: Callable[[U8], F32],
+    face: int | None = None,
+) -> tuple[SourceFace, list[str]]:
+    """One face from several photographs: the unit mean of their embeddings, and the picture of the best.
+
+    The best is sharp, frontal, and like the mean. Arguments, result and errors are ``load_source``'s.
+    ``sha256`` is that of the photographs' hashes, in hex, one after the other.
+    """
+    loaded = [load_source(path, pack, detector, embed, face) for path in paths]
+    sources, warnings = [s for s, _ in loaded], [w for _, messages in loaded for w in messages]
+    if len(sources) == 1:
+        return sources[0], warnings
+    vectors = np.stack([s.embedding for s in sources]).astype(np.float64)
+    alike = [float(_unit(np.delete(vectors, i, 0).mean(0)) @ v) for i, v in enumerate(vectors)]
+    if strange := [i for i, cosine in enumerate(alike) if cosine < STRANGER]:
+        who = ", ".join(str(sources[i].path) for i in strange) if len(sources) > 2 else str(sources[1].path)
+        warnings.append(
+            f"{who}: may show somebody else than the rest of this source's photographs "
+            f"({min(alike):.2f} alike); the mean of two people is neither"
+        )
+    mean = _unit(vectors.mean(0))
+    best = max(range(len(sources)), key=lambda i: (_quality(sources[i]) * float(vectors[i] @ mean), -i))
+    sha256 = hashlib.sha256("".join(s.sha256 for s in sources).encode()).hexdigest()
+    return replace(sources[best], embedding=mean, sha256=sha256), warnings
+
+
+def _quality(source: SourceFace) -> float:
+    """In [0, 1]: how frontal a face is and, as far as it can be seen in the crop, how sharp."""
+    luma = source.image.astype(np.float32).mean(2)
+    detail = float(np.abs(np.diff(luma, axis=0)).mean() + np.abs(np.diff(luma, axis=1)).mean())
+    return frontal(source.landmarks) * min(1.0, 0.5 + detail / 16)
+
+
+def _unit(vector: F32 | F64) -> F32:
+    return cast(F32, (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32))
+
+
 def _embedding(rgb: U8, landmarks: F32, embed: Callable[[U8], F32]) -> F32:
     """Unit mean of the embeddings of the face and its mirror image: halves what pose and light add."""
     crop = warp(rgb, estimate_similarity(landmarks, ARCFACE_TEMPLATE.astype(np.float32)), 112)
-    mean = embed(np.stack([crop, crop[:, ::-1]])).mean(0)
-    return cast(F32, (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32))
+    return _unit(embed(np.stack([crop, crop[:, ::-1]])).mean(0))
 
 
 def _sha256(path: Path) -> str:

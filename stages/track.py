@@ -5,8 +5,8 @@ overlaps most (Hungarian assignment over all pairs). Identity embeddings, which 
 boxes, are asked only where overlap can't tell: people crossing, a face that returns after a few
 frames, or one that comes back somewhere else.
 
-Finished tracks have no holes: gaps of up to ``MAX_GAP`` frames are filled linearly, longer ones end
-the track (``same_person`` finds its continuation). Landmarks are then smoothed over time without
+Finished tracks have no holes: gaps of up to ``MAX_GAP`` seconds are filled linearly, longer ones end
+the track (``people`` finds its continuation). Landmarks are then smoothed over time without
 delay; steady motion passes unchanged, at the ends of a track too.
 """
 
@@ -22,12 +22,13 @@ from scipy.optimize import linear_sum_assignment
 
 from ..configs.settings import Settings
 from .align import ARCFACE_TEMPLATE, estimate_similarity, warp
-from .detect import overlap
 from .records import F32, F64, U8, Detection, Track
+from .turned import overlap
 
 Embed = Callable[[U8], F32]
 
-MAX_GAP = 12  # frames without a detection that a track survives
+MAX_GAP = 0.5  # seconds without a detection that a track survives
+_FADE = 0.02  # of the score, to the power of the seconds to the nearest seen frame
 _GATE = 0.15  # overlap below which two boxes have nothing to do with each other
 _DOUBT_AFTER = 3  # missed frames after which overlap alone is not believed
 _SAME, _REJECT = 0.45, 0.25  # cosines: surely one person; surely not, where overlap says so
@@ -35,7 +36,7 @@ _VIEWS = 5  # embeddings averaged per track
 _SPACING = 8  # frames between them, so that they differ
 
 
-@dataclass
+@dataclass(eq=False)
 class _View:
     """An aligned face of a track, (112, 112, 3) uint8 RGB, embedded when somebody asks."""
 
@@ -45,9 +46,9 @@ class _View:
     embedding: F32 | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class _Live:
-    """A track in the making."""
+    """A track in the making; itself alone, whatever another holds."""
 
     shot: int
     frames: list[int] = field(default_factory=list)
@@ -68,30 +69,29 @@ class _Live:
 class Tracker:
     """Follows faces through a clip, frame by frame, in order.
 
-    ``embed`` maps one aligned face (112, 112, 3) uint8 RGB to its unit embedding (D,).
+    ``embed`` maps one aligned face (112, 112, 3) uint8 RGB to its unit embedding (D,). ``times`` are the
+    seconds at which frames are shown; without them there are 24 in a second.
     """
 
-    def __init__(self, settings: Settings, embed: Embed) -> None:
-        self._settings, self._embed = settings, embed
+    def __init__(self, settings: Settings, embed: Embed, times: Sequence[float] | None = None) -> None:
+        self._settings, self._embed, self._times = settings, embed, times
         self._shot = 0
         self._shot_start: int | None = None
         self._last = -1
         self._live: list[_Live] = []
         self._done: list[Track] = []
 
-    def update(self, index: int, rgb: U8, detections: list[Detection], cut: bool) -> None:
-        """Take in one frame: its index, picture (H, W, 3) and faces; ``cut`` if it begins a shot."""
-        self.follow(index, detections, [aligned_face(rgb, d.landmarks) for d in detections], cut)
-
     def follow(self, index: int, detections: Sequence[Detection], crops: Sequence[U8], cut: bool) -> None:
-        """The same without the picture: the faces aligned (``aligned_face``), one for each detection."""
+        """Take in one frame: its index, its faces and each of them aligned (``aligned_face``); ``cut`` if it
+        begins a shot."""
         if self._shot_start is None:
             self._shot_start = index
         elif cut:
             self._end_shot()
             self._shot, self._shot_start = self._shot + 1, index
         self._last = index
-        lost = [t for t in self._live if index - t.frames[-1] - 1 > MAX_GAP]
+        # Unseen from the first frame that didn't show it until this one; rates are rounded in containers.
+        lost = [t for t in self._live if self._time(index) - self._time(t.frames[-1] + 1) > MAX_GAP + 2e-3]
         self._close(lost, self._settings.min_track_frames)
         self._live = [t for t in self._live if t not in lost]
         pairs = self._assign(index, detections, crops)
@@ -110,6 +110,9 @@ class Tracker:
         self._end_shot()
         ordered = sorted(self._done, key=lambda t: (int(t.frames[0]), -t.mean_area, float(t.boxes[0, 0])))
         return [replace(track, id=i) for i, track in enumerate(ordered)]
+
+    def _time(self, index: int) -> float:
+        return index / 24 if self._times is None else self._times[index]
 
     def _assign(self, index: int, detections: Sequence[Detection], crops: Sequence[U8]) -> dict[int, int]:
         """Detection → live track."""
@@ -152,7 +155,7 @@ class Tracker:
     def _consider_view(self, track: _Live, index: int, crop: U8, detection: Detection) -> None:
         """Keep a few good, well spaced looks at the face: large, frontal, surely detected."""
         quality = (
-            detection.score * _frontal(detection.landmarks) * min(1.0, float(detection.area) ** 0.5 / 112)
+            detection.score * frontal(detection.landmarks) * min(1.0, float(detection.area) ** 0.5 / 112)
         )
         views = track.views
         recent = bool(views) and index - views[-1].index < _SPACING
@@ -183,10 +186,12 @@ class Tracker:
         """Finish tracks at once, so that their pictures can go: memory must not grow with the clip."""
         for live in tracks:
             if len(live.frames) >= least:
-                self._done.append(_finish(live, self._identity(live), self._settings.smoothing))
+                times = np.array([self._time(i) for i in range(live.frames[0], live.frames[-1] + 1)])
+                self._done.append(_finish(live, self._identity(live), self._settings.smoothing, times))
 
 
-def _finish(live: _Live, embedding: F32, sigma: float) -> Track:
+def _finish(live: _Live, embedding: F32, sigma: float, times: F64) -> Track:
+    """``times`` are the seconds of all frames from its first to its last."""
     at = np.array(live.frames, np.int64)
     frames = np.arange(at[0], at[-1] + 1)
 
@@ -195,7 +200,10 @@ def _finish(live: _Live, embedding: F32, sigma: float) -> Track:
         return np.stack([np.interp(frames, at, column) for column in flat.T], 1)
 
     after = np.searchsorted(at, frames)
-    away = np.minimum(at[after] - frames, np.abs(frames - at[after - 1]))  # to the nearest seen frame
+    seen = times[at - at[0]]
+    away = np.minimum(
+        seen[after] - times, np.abs(times - seen[after - 1])
+    )  # seconds to the nearest seen frame
     landmarks = smooth(fill([d.landmarks for d in live.found]), sigma, np.where(away > 0, 0.25, 1.0))
     return Track(
         id=0,
@@ -204,7 +212,7 @@ def _finish(live: _Live, embedding: F32, sigma: float) -> Track:
         boxes=fill([d.box for d in live.found]).astype(np.float32),
         landmarks=landmarks.reshape(-1, 5, 2).astype(np.float32),
         # A guessed frame is worth less the farther it is from a seen one.
-        scores=(fill([d.score for d in live.found])[:, 0] * 0.85**away).astype(np.float32),
+        scores=(fill([d.score for d in live.found])[:, 0] * _FADE**away).astype(np.float32),
         embedding=embedding,
     )
 
@@ -236,7 +244,7 @@ def aligned_face(rgb: U8, landmarks: F32) -> U8:
     return warp(rgb, matrix, 112)
 
 
-def _frontal(landmarks: F32) -> float:
+def frontal(landmarks: F32) -> float:
     """1 for a face straight on, towards 0 for a profile: where the nose is between the eyes."""
     eyes = landmarks[1] - landmarks[0]
     along = float((landmarks[2] - landmarks[0]) @ eyes) / max(float(eyes @ eyes), 1e-6)
@@ -254,22 +262,3 @@ def _reachable(box: F32, other: F32) -> bool:
 def _solve(cost: NDArray[np.float64]) -> dict[int, int]:
     rows, columns = linear_sum_assignment(cost)
     return {int(c): int(r) for r, c in zip(rows, columns, strict=True) if cost[r, c] < 1e3}
-
-
-def choose_track(tracks: Sequence[Track]) -> Track | None:
-    """The main face of the clip: largest mean area × number of frames; None where there is none."""
-    return max(tracks, key=lambda t: (t.mean_area * len(t.frames), -t.id), default=None)
-
-
-def same_person(tracks: Sequence[Track], chosen: Track, threshold: float) -> list[Track]:
-    """The chosen track and every other whose cosine to it is above ``threshold``, by first frame.
-
-    Nobody is in one frame twice: of tracks that share a frame, the more similar is taken.
-    """
-    near = [(float(t.embedding @ chosen.embedding), t) for t in tracks if t.id != chosen.id]
-    taken, used = [chosen], set(chosen.frames.tolist())
-    for cosine, track in sorted(near, key=lambda p: (-p[0], p[1].id)):
-        if cosine > threshold and used.isdisjoint(track.frames.tolist()):
-            taken.append(track)
-            used |= set(track.frames.tolist())
-    return sorted(taken, key=lambda t: (int(t.frames[0]), t.id))

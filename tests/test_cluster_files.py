@@ -94,7 +94,8 @@ def test_ray_up_on_machines_that_are_there() -> None:
     (command,) = commands_in((HERE / "ray-up-local.yaml").read_text())
     given = parse(command)
     assert (given["executor"], given["ray_address"]) == ("ray", "auto")
-    assert all(given[what].startswith("/shared/") for what in ("clip", "source", "output", "job"))
+    places = [*given["source"], *(given[what] for what in ("clip", "output", "job"))]
+    assert len(places) == 4 and all(place.startswith("/shared/") for place in places)
 
 
 @pytest.mark.parametrize("name", ["ray-up.yaml", "ray-up-local.yaml"])

@@ -27,8 +27,10 @@ from ldvid.stages.swap.stage import SwapStage
 from safetensors.torch import save_file
 from torch import Tensor
 
+CHANNELS = 16  # of the embedded pack's latents
 ARGUMENTS = {
-    "sample_size": 32, "in_channels": 32, "out_channels": 32, "layers_per_block": 1, "norm_num_groups": 8,
+    "sample_size": 32, "in_channels": CHANNELS, "out_channels": CHANNELS, "layers_per_block": 1,
+    "norm_num_groups": 8,
     "block_out_channels": [16, 16], "down_block_types": ["DownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "UpBlock2D"], "resnet_time_scale_shift": "scale_shift",
 }  # fmt: skip
@@ -43,7 +45,7 @@ def told_pack(pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
     unet = IdentityUNet(ARGUMENTS, 512)
     # diffusers begins with last layers of zeros nowhere, so this one predicts something.
     state = {k: v.half() for k, v in unet.state_dict().items()}
-    state |= {"latent_mean": torch.zeros(32), "latent_std": torch.ones(32)}
+    state |= {"latent_mean": torch.zeros(CHANNELS), "latent_std": torch.ones(CHANNELS)}
     save_file(state, folder / "unet.safetensors")
     for file in pack.manifest.files:
         if not file.startswith("unet"):
@@ -124,7 +126,7 @@ def test_a_schedule_has_betas_or_is_cosine(values: dict[str, object]) -> None:
 
 
 def test_v_is_turned_into_noise(told: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
-    z0, noise = torch.randn(2, 2, 32, 32, 32).unbind(0)
+    z0, noise = torch.randn(2, 2, CHANNELS, 32, 32).unbind(0)
     for t in (3, 400, 999):
         a = told.alpha_bar[t]
         z, v = a**0.5 * z0 + (1 - a) ** 0.5 * noise, a**0.5 * noise - (1 - a) ** 0.5 * z0
@@ -133,7 +135,7 @@ def test_v_is_turned_into_noise(told: Networks, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_scale_leads_from_nobody_to_somebody(told: Networks) -> None:
-    z, who = torch.randn(2, 32, 32, 32), torch.nn.functional.normalize(torch.randn(2, 512))
+    z, who = torch.randn(2, CHANNELS, 32, 32), torch.nn.functional.normalize(torch.randn(2, 512))
     with torch.no_grad():
         nobody, somebody = told.predict_noise(z, 500), told.predict_noise(z, 500, who)
         assert (nobody - somebody).abs().max() > 1e-3, "it must have been told"
@@ -147,7 +149,7 @@ def test_scale_leads_from_nobody_to_somebody(told: Networks) -> None:
 
 
 def test_rows_that_drop_the_identity_know_nothing_of_it(told: Networks) -> None:
-    z, t = torch.randn(2, 32, 32, 32), torch.tensor([7, 7])
+    z, t = torch.randn(2, CHANNELS, 32, 32), torch.tensor([7, 7])
     who = torch.nn.functional.normalize(torch.randn(2, 512))
     assert isinstance(told.unet, IdentityUNet)
     with torch.no_grad():
@@ -199,19 +201,29 @@ def test_a_pack_that_takes_no_identity_is_refused_at_once(
     ldvid: Callable[..., subprocess.CompletedProcess[str]],
     networks: Networks,
     faces: tuple[SourceFace, SourceFace],
+    told_pack: Path,
     example_clip: Path,
     example_face: Path,
     tmp_path: Path,
 ) -> None:
-    if networks.manifest.unet.condition is not None:
-        pytest.skip("the embedded pack takes identities")
+    deaf = networks.manifest.unet.model_copy(update={"condition": None})
     with pytest.raises(SettingsError, match=r"conditioning=cfg.*not trained to be told"):
-        swap(networks, faces[0], faces[1], conditioning="cfg")
+        swap(
+            replace(networks, manifest=networks.manifest.model_copy(update={"unet": deaf})),
+            faces[0],
+            faces[1],
+            conditioning="cfg",
+        )
+    pack, out = shutil.copytree(told_pack, tmp_path / "pack"), tmp_path / "out"
+    out.mkdir()
+    text = (pack / "pack.toml").read_text(encoding="utf-8").replace('"condition" = "identity"\n', "")
+    (pack / "pack.toml").write_text(text, encoding="utf-8")
     run = ldvid(
-        "swap", example_clip, "-s", example_face, "-o", tmp_path / "out.mp4", "--set", "conditioning=cfg"
-    )
+        "swap", example_clip, "-s", example_face, "-o", out / "out.mp4", "--pack", pack,
+        "--set", "conditioning=cfg",
+    )  # fmt: skip
     assert run.returncode == 2
-    assert "conditioning=cfg" in run.stderr and not list(tmp_path.iterdir())
+    assert "conditioning=cfg" in run.stderr and not list(out.iterdir())
 
 
 def test_weights_of_another_kind_are_named(told_pack: Path, tmp_path: Path) -> None:

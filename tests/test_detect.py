@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 import pytest
 from ldvid.errors import PackError
-from ldvid.stages.detect import Detector, open_detector, overlap
-from ldvid.stages.records import U8
+from ldvid.stages.detect import Detector, open_detector
+from ldvid.stages.records import U8, Detection
 from ldvid.stages.scrfd import decode_scrfd
-from ldvid.stages.shots import ShotDetector
+from ldvid.stages.shots import ShotDetector, describe, find_cuts
 from ldvid.stages.swap.pack import Pack
+from ldvid.stages.turned import Found, overlap, quarter_back, roll_of, sort_out
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIPS = ROOT.parent / "shared" / "data" / "clips"
@@ -153,9 +154,75 @@ def test_overlap() -> None:
     assert overlap(a * 0, a * 0) == 0
 
 
-def cuts(*parts: list[U8]) -> list[int]:
-    shots = ShotDetector(0.5)
-    return [i for i, frame in enumerate(f for part in parts for f in part) if shots.is_cut(frame)]
+@pytest.mark.parametrize("angle", [60, 90, -75, -90])
+@pytest.mark.parametrize("name", ["face.png", "face-2.png"])
+def test_a_lying_face_is_found_with_its_landmarks(detector: Detector, angle: float, name: str) -> None:
+    portrait = picture(ROOT / "examples" / name)
+    (upright,) = detector.detect(portrait)
+    matrix = cv2.getRotationMatrix2D((255.5, 280), angle, 0.5)
+    scene = np.full((512, 640, 3), 90, np.uint8)
+    turned = cv2.warpAffine(portrait, matrix, (640, 512), dst=scene, borderMode=cv2.BORDER_TRANSPARENT)
+    expected = upright.landmarks @ matrix[:, :2].T + matrix[:, 2]
+    eyes = float(np.linalg.norm(expected[1] - expected[0]))
+    (face,) = detector.detect(turned)
+    assert np.linalg.norm(face.landmarks - expected, axis=1).max() < 0.1 * eyes
+    assert abs((roll_of(face.landmarks) + angle + 180) % 360 - 180) < 8  # OpenCV turns the other way round
+    assert (face.landmarks > face.box[:2]).all() and (face.landmarks < face.box[2:]).all()
+
+
+def test_a_lying_face_beside_upright_ones_is_found_where_more_are_expected(detector: Detector) -> None:
+    scene = np.full((360, 640, 3), 90, np.uint8)
+    portrait = cv2.resize(picture(ROOT / "examples/face.png"), (120, 120), interpolation=cv2.INTER_AREA)
+    scene[80:200, 40:160] = portrait
+    scene[80:200, 340:460] = np.rot90(portrait)
+    assert len(detector.detect(scene, 1)) == 1  # enough were found upright
+    found = detector.detect(scene, 2)
+    assert sorted(round(roll_of(d.landmarks) / 10) for d in found) == [-9, 0]
+    points = {round(roll_of(d.landmarks) / 10): d.landmarks - d.box[:2] for d in found}
+    turned = quarter_back(points[-9], 1, (120, 120))
+    assert np.abs((turned - turned[0]) - (points[0] - points[0][0])).max() < 3
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (1920, 1080), (3840, 2160)])
+def test_eyes_24_px_apart_are_found_beside_a_large_face(detector: Detector, size: tuple[int, int]) -> None:
+    portrait = picture(ROOT / "examples/face.png")
+    scene = np.full((size[1], size[0], 3), 110, np.uint8)
+    side = round(512 * 24 / 140)
+    scene[200 : 200 + side, 1000 : 1000 + side] = cv2.resize(
+        portrait, (side, side), interpolation=cv2.INTER_AREA
+    )
+    scene[100:600, 60:560] = cv2.resize(portrait, (500, 500), interpolation=cv2.INTER_AREA)
+    large, small = detector.detect(scene)
+    expected = (PORTRAIT + 0.5) * side / 512 - 0.5 + [1000, 200]
+    assert np.linalg.norm(small.landmarks - expected, axis=1).max() < 0.15 * 24
+    assert np.linalg.norm(small.landmarks[1] - small.landmarks[0]) == pytest.approx(24, rel=0.1)
+    assert large.box[0] < 560
+
+
+@pytest.mark.parametrize("quarter", [0, 1, 2, 3])
+def test_points_of_a_turned_picture_come_back(quarter: int) -> None:
+    rng = np.random.default_rng(0)
+    upright = rng.integers(0, 255, (5, 7), np.uint8)
+    turned = np.rot90(upright, quarter)
+    for y, x in np.ndindex(turned.shape):
+        back = quarter_back(np.array([x, y], np.float32), quarter, upright.shape)
+        assert upright[int(back[1]), int(back[0])] == turned[y, x]
+
+
+def test_of_two_answers_about_one_face_the_surer_counts() -> None:
+    def found(x: float, score: float, quarter: int) -> Found:
+        return Found(
+            Detection(np.array([x, 0, x + 10, 10], np.float32), np.zeros((5, 2), np.float32), score), quarter
+        )
+
+    lying, wrong, other = found(0, 0.93, 1), found(1, 0.85, 0), found(50, 0.7, 3)
+    assert sort_out([wrong, lying, other]) == [lying, other]
+    upright, nearly = found(0, 0.93, 0), found(1, 0.94, 3)
+    assert sort_out([nearly, upright]) == [upright]
+
+
+def cuts(*parts: list[U8], rate: float = 25.0) -> list[int]:
+    return find_cuts([f for part in parts for f in part], 0.5, rate)
 
 
 def test_one_cut_between_two_clips_and_none_within() -> None:
@@ -177,6 +244,63 @@ def test_light_and_pans_are_no_cuts() -> None:
     assert cuts(still, [(still[0] * (1 - 0.05 * i)).astype(np.uint8) for i in range(15)]) == []
     accelerating = np.cumsum(np.minimum(np.arange(24), 12)).clip(0, 212)
     assert cuts(still, [portrait[100:350, x : x + 300] for x in accelerating]) == []
+
+
+def faded(frame: U8, share: float) -> U8:
+    return (frame * (1 - share)).astype(np.uint8)
+
+
+def test_a_flash_is_no_cut_but_another_picture_is() -> None:
+    man = list(frames(ROOT / "examples/clip.mp4"))[:40]
+    lit = [np.clip(f.astype(float) * 1.5 + 110, 0, 255).astype(np.uint8) for f in man]
+    for length in (1, 3):
+        assert cuts(man[:20], lit[20 : 20 + length], man[20 + length :]) == []
+    woman = [cv2.resize(picture(ROOT / "examples/face-2.png"), (480, 270))] * 2
+    assert cuts(man[:20], woman, man[22:]) == [20, 22]
+
+
+def test_a_fade_is_one_cut_if_somebody_else_comes_after_it() -> None:
+    man = list(frames(ROOT / "examples/clip.mp4"))
+    woman = [cv2.resize(picture(ROOT / "examples/face-2.png"), (480, 270))] * 20
+    away = [faded(man[20], (i + 1) / 12) for i in range(12)]
+    assert cuts(man[:20], away, away[::-1], man[20:40]) == []
+    back = [faded(woman[0], 1 - (i + 1) / 12) for i in range(12)]
+    found = cuts(man[:20], away, back, woman)
+    assert len(found) == 1 and 30 <= found[0] <= 36
+
+
+@pytest.mark.parametrize("length", [10, 20])
+def test_a_dissolve_is_a_cut_in_its_middle(length: int) -> None:
+    man = list(frames(ROOT / "examples/clip.mp4"))
+    woman = [cv2.resize(picture(ROOT / "examples/face-2.png"), (480, 270))] * 30
+    mixed = [
+        cv2.addWeighted(man[20 + i], 1 - (s := (i + 1) / (length + 1)), woman[0], s, 0) for i in range(length)
+    ]
+    (found,) = cuts(man[:20], mixed, woman)
+    assert abs(found - 20 - length / 2) <= 3
+
+
+def test_a_whip_pan_that_comes_back_is_no_cut_and_one_that_does_not_is_one() -> None:
+    wide = cv2.resize(picture(ROOT / "examples/face-2.png"), (1400, 300))
+    still = [wide[:, :480]] * 15
+
+    def pan(offsets: list[int]) -> list[U8]:
+        return [cv2.blur(wide[:, x : x + 480], (60, 1)) for x in offsets]
+
+    out = [100, 260, 420, 600, 760, 880]
+    assert cuts(still, pan(out), pan(out[::-1]), still) == []
+    assert len(cuts(still, pan(out), [wide[:, 900:1380]] * 15)) == 1
+
+
+def test_what_is_said_of_frames_comes_in_order_and_three_quarters_of_a_second_late() -> None:
+    man = [describe(f) for f in list(frames(ROOT / "examples/clip.mp4"))[:40]]
+    shots = ShotDetector(0.5, 12)
+    told = [shots.push(d) for d in [None, *man[:10], None, *man[10:]]]
+    assert sum(map(len, told)) == 42 - 9 and all(len(t) <= 1 for t in told)
+    assert sum(map(len, told)) + len(shots.flush()) == 42
+    assert not any(any(t) for t in told)
+    with pytest.raises(ValueError, match="threshold"):
+        ShotDetector(0)
 
 
 @pytest.mark.shared

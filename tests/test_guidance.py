@@ -103,7 +103,7 @@ def test_soft_landmarks_lie_on_the_features(
         assert np.abs(centre[part] - middle).max() < 0.05 * gap, PARTS[part].name
     assert np.abs(centre[0] - points[0, 0]).max() < 0.12 * gap
     openness = found.mass[:, :2].sum(1)
-    assert openness[1] < 0.8 * openness[0], "the second frame's eyes are closed"
+    assert openness[1] < 0.9 * openness[0], "the second frame's eyes are closed"
 
 
 def test_soft_landmarks_move_with_the_picture_and_not_with_its_size(
@@ -143,7 +143,7 @@ def test_geometry_brings_the_targets_expression(
         off = [float((s.centre - wanted.centre)[i].norm(dim=1).mean()) for s in (before, after)]
         assert off[1] < 0.7 * off[0], off
         eyes = [float((s.mass - wanted.mass)[i, :2].abs().sum()) for s in (before, after)]
-        assert eyes[1] < 0.6 * eyes[0], eyes
+        assert eyes[1] < 0.8 * eyes[0], eyes
         mouth = [float((s.mass - wanted.mass)[i, 5].abs()) for s in (before, after)]
         assert mouth[1] < 0.6 * mouth[0] or mouth[0] < 0.01, mouth
 
@@ -164,7 +164,7 @@ def test_geometry_is_at_rest_on_the_target_and_finite_without_parts(
         loss = term.loss(x, target)
         (gradient,) = torch.autograd.grad(loss.sum(), x)
         assert loss.isfinite().all() and gradient.isfinite().all()
-    parse = torch.zeros(2, 8, 256, 256)
+    parse = torch.zeros(2, len(networks.manifest.parser.classes), 256, 256)
     parse[:, 0] = 1  # not one pixel of a face, exactly
     empty = Windows(torch.from_numpy(points), 256, 256).measure(
         parse.requires_grad_(), networks.manifest.parser
@@ -286,7 +286,7 @@ def test_terms_share_one_parse(
 def test_segmentation_weights_name_classes_or_parts(
     networks: Networks, frames: tuple[Tensor, np.ndarray[Any, Any]], at: Callable[..., Context]
 ) -> None:
-    parser = networks.manifest.parser.model_copy(update={"parts": {"features": ("eyes", "lips")}})
+    parser = networks.manifest.parser.model_copy(update={"parts": {"features": ("nose", "mouth")}})
     grouped = replace(networks, manifest=networks.manifest.model_copy(update={"parser": parser}))
     context = replace(at(*frames), networks=grouped)
 
@@ -295,7 +295,7 @@ def test_segmentation_weights_name_classes_or_parts(
         with torch.no_grad():
             return build_terms([term])[0].term.loss(frames[0].flip(0), context)
 
-    assert torch.equal(loss(features=3.0), loss(eyes=3.0, lips=3.0))
+    assert torch.equal(loss(features=3.0), loss(nose=3.0, mouth=3.0))
     assert (loss(features=3.0) > loss() * 1.001).all()
     with pytest.raises(SettingsError, match="knows no part ear; there are features, background"):
         loss(ear=2.0)

@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ldvid.configs import load_settings
-from ldvid.errors import JobError, OutputError, OutputExistsError, SettingsError
+from ldvid.errors import InputError, JobError, OutputError, OutputExistsError, SettingsError
 from ldvid.pipeline.files import sha256_of, write_atomic
 from ldvid.pipeline.job import Identity, Job
 from ldvid.pipeline.ledger import Done, Failure, Ledger
 from ldvid.pipeline.local import prefetch, run_segments
 from ldvid.pipeline.plan import Plan, cut_segments
 from ldvid.pipeline.target import (
+    check_inputs,
     check_output,
     check_replaced,
     default_output,
@@ -117,11 +118,20 @@ def test_an_edited_plan_costs_only_its_segments(tmp_path: Path, plan: Plan) -> N
             render(job, saved, index)
         file = job.folder / "plan.json"
         data = json.loads(file.read_text())
-        data["tracks"][0]["rows"] = [r for r in data["tracks"][0]["rows"] if r[0] != 15]
+        data["tracks"][0]["rows"] = [r for r in data["tracks"][0]["rows"] if r[0] != 25]
         file.write_text(json.dumps(data))
         edited = job.load_plan()
         assert edited is not None
-        assert sorted(job.finished(edited)) == [0, 2]
+        assert sorted(job.finished(edited)) == [0], "what was edited, and what looks at those frames"
+
+
+def test_a_plan_that_would_not_read_back_replaces_none(tmp_path: Path, plan: Plan) -> None:
+    with Job.open(tmp_path / "job", identity()) as job:
+        saved = job.save_plan(plan)
+        with pytest.raises(JobError, match="shots end at frame 20"):
+            job.save_plan(replace(plan, shots=((0, 20),)))
+        again = job.load_plan()
+        assert again is not None and again.to_json() == saved.to_json()
 
 
 @pytest.mark.parametrize(
@@ -479,6 +489,13 @@ def test_inputs_and_existing_files_are_never_in_danger(tmp_path: Path) -> None:
         taken.unlink()
     with pytest.raises(OutputError, match="none"):
         check_output(tmp_path / "none/out.mp4", tmp_path / "none/r.json", [clip], overwrite=True)
+
+
+def test_a_missing_picture_is_named_with_its_flag(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"it was to be the source picture \(--source\)"):
+        check_inputs(Path(__file__), tmp_path / ("a" * 300))
+    with pytest.raises(InputError, match=r"nobody.png: no such file.*\(--reference\)"):
+        check_inputs(Path(__file__), tmp_path / "nobody.png", "--reference")
 
 
 def test_only_a_folder_of_the_same_frames_is_replaced(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from ldvid.configs import Settings
@@ -16,9 +17,10 @@ from ldvid.pipeline.work import View
 from ldvid.stages.decode import probe
 from ldvid.stages.encode import encode_picture
 from ldvid.stages.folder import read_picture
-from ldvid.stages.records import ClipInfo
+from ldvid.stages.records import U8, ClipInfo
 from ldvid.stages.swap.networks import Networks
 from ldvid.stages.swap.pack import Pack
+from ldvid.stages.turned import roll_of
 
 SETTINGS = Settings()
 
@@ -28,7 +30,9 @@ def same(a: Iterable[Look], b: Iterable[Look]) -> bool:
     a, b = list(a), list(b)
     assert [x.index for x in a] == [y.index for y in b]
     for x, y in zip(a, b, strict=True):
-        assert (x.change, x.lost) == (y.change, y.lost), x.index
+        assert x.lost == y.lost and (x.thumbnail is None) == (x.lost is not None), x.index
+        if x.thumbnail is not None and y.thumbnail is not None:
+            assert all(np.array_equal(p, q) for p, q in zip(x.thumbnail, y.thumbnail, strict=True))
         for p, q in zip(x.faces, y.faces, strict=True):
             assert p.score == q.score and np.array_equal(p.box, q.box)
             assert np.array_equal(p.landmarks, q.landmarks)
@@ -50,8 +54,33 @@ def test_pieces_are_the_whole(example_clip: Path, pack: Pack) -> None:
     info = probe(example_clip, end=2.0)
     looks = list(whole(info, pack))
     assert len(looks) == 24 and all(len(x.faces) == len(x.crops) == 1 for x in looks)
-    assert looks[0].change is None and all(x.change is not None for x in looks[1:])
     assert same(looks, by_pieces(info, pack, 7))
+
+
+def test_a_lying_head_is_looked_for_where_it_was_or_somebody_is_missing(
+    tmp_path: Path, pack: Pack, example_face: Path
+) -> None:
+    portrait = cv2.resize(read_picture(example_face), (120, 120), interpolation=cv2.INTER_AREA)
+    empty = np.full((360, 640, 3), 90, np.uint8)
+
+    def scene(*quarters: int | None) -> U8:
+        picture = empty.copy()
+        for place, quarter in enumerate(quarters):
+            if quarter is not None:
+                picture[80:200, 40 + 300 * place : 160 + 300 * place] = np.rot90(portrait, quarter)
+        return picture
+
+    # One lies from the second group's second frame on, beside an upright one: seen from the third group on.
+    # There one who was upright lies down within the group, and is not lost.
+    show = [(0, None)] * 9 + [(0, 1)] * 7 + [(0, 0)] * 2 + [(0, 1)] * 6
+    for i, quarters in enumerate(show):
+        (tmp_path / f"f{i:02d}.png").write_bytes(encode_picture(scene(*quarters), ".png"))
+    info = probe(tmp_path)
+    looks = list(whole(info, pack))
+    assert [len(x.faces) for x in looks] == [1] * 16 + [2] * 8
+    assert sorted(round(roll_of(f.landmarks)) // 45 for f in looks[-1].faces) == [-2, 0]
+    assert same(looks, by_pieces(info, pack, 5))
+    assert same(looks, by_pieces(info, pack, 1))
 
 
 def test_lost_frames_at_the_edges_of_pieces(

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ldvid.configs import load_settings
 from ldvid.stages.align import estimate_similarity, invert, scale_of, warp
 from ldvid.stages.colour_match import low_frequencies, match_colour
+from ldvid.stages.detail import agreement
 from ldvid.stages.detect import open_detector
-from ldvid.stages.paste import PasteStage, paste
+from ldvid.stages.paste import Finish, PasteStage, Shot, paste
 from ldvid.stages.records import F32, F64, U8, Crops, Frame
 from ldvid.stages.swap.pack import open_pack
 
@@ -172,6 +174,126 @@ def test_crops_that_were_not_swapped_are_refused(frame: U8) -> None:
     item = replace(crops(4, [0], np.eye(2, 3), 0), swapped=None)
     with pytest.raises(ValueError, match="track 4"):
         PasteStage().process(([Frame(0, frame)], [item]))
+
+
+# ---- what a face takes over of its shot
+
+FULL = Finish(detail=1, motion_blur=1, grain=1)
+
+
+def big_face(faces: list[tuple[U8, F64, U8]]) -> tuple[U8, F64, U8]:
+    """The one whose frame is finest beside its crop, that frame twice as large."""
+    picture, matrix, _ = min(faces, key=lambda face: scale_of(face[1]))
+    large = cv2.resize(picture, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    rng = np.random.default_rng(0)
+    large = np.clip(large + rng.normal(0, 4, (*large.shape[:2], 1)), 0, 255).astype(np.uint8)
+    finer = matrix.copy()
+    finer[:, :2] /= 2
+    assert scale_of(finer) < 0.7
+    return large, finer, warp(large, finer, 256)
+
+
+def sharpness(picture: U8, where: np.ndarray) -> float:
+    luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return float((luma - cv2.GaussianBlur(luma, (0, 0), 2))[where].std())
+
+
+def test_a_swap_that_returns_the_crop_returns_the_frame(faces: list[tuple[U8, F64, U8]]) -> None:
+    for picture, matrix, crop in [*faces, big_face(faces)]:
+        result, touched = paste(
+            picture, crop.astype(np.float32), oval(256), matrix, FULL, Shot(picture, crop)
+        )
+        assert touched.max() > 0.9
+        assert np.abs(result.astype(int) - picture).max() <= 1
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.floats(0.2, 4), st.floats(-3.2, 3.2), st.floats(-90, 90), st.integers(0, 2**31))
+def test_the_crop_returns_the_frame_in_any_pose(scale: float, angle: float, shift: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    picture = cv2.GaussianBlur(rng.integers(0, 256, (120, 160, 3), np.uint8), (0, 0), 1.5)
+    c, s = scale * np.cos(angle), scale * np.sin(angle)
+    matrix = np.array([[c, -s, 0.0], [s, c, 0]])
+    matrix[:, 2] = 64 - matrix[:, :2] @ [80 + shift, 60]
+    crop = warp(picture, matrix, 128)
+    result, touched = paste(
+        picture, crop.astype(np.float32), oval(128), matrix, Finish(detail=1, grain=1), Shot(picture, crop)
+    )
+    # Beyond the frame a crop repeats its border: what comes back of it there is not the frame's.
+    error = np.abs(result.astype(int) - picture)[(touched > 0)]
+    assert error.size == 0 or error.max() <= 1
+
+
+def test_a_mask_of_zero_changes_nothing_however_a_face_is_finished(faces: list[tuple[U8, F64, U8]]) -> None:
+    picture, matrix, crop = big_face(faces)
+    swapped = np.full((256, 256, 3), 90, np.float32)
+    for mask in (np.zeros((256, 256), np.float32), oval(256)):
+        result, touched = paste(picture, swapped, mask, matrix, FULL, Shot(picture, crop))
+        assert np.array_equal(result[touched == 0], picture[touched == 0])
+        assert (touched.max() > 0) == bool(mask.any())
+
+
+def test_detail_makes_a_soft_face_as_sharp_as_its_frame(faces: list[tuple[U8, F64, U8]]) -> None:
+    picture, matrix, crop = big_face(faces)
+    # Soft, and of another light and tone: what a swap of the same features is.
+    soft = cv2.GaussianBlur(crop.astype(np.float32), (0, 0), 0.8) * np.float32(0.8) + 12
+    plain, touched = paste(picture, soft, oval(256), matrix)
+    done, _ = paste(picture, soft, oval(256), matrix, Finish(detail=1), Shot(picture, crop))
+    inside = touched > 0.95
+    assert sharpness(plain, inside) < 0.7 * sharpness(picture, inside)
+    assert 0.8 < sharpness(done, inside) / sharpness(picture, inside) < 1.2
+    # Of light and tone it changes nothing.
+    low = [cv2.GaussianBlur(p.astype(np.float32), (0, 0), 12)[inside] for p in (plain, done)]
+    assert np.abs(low[0] - low[1]).mean() < 0.5
+
+
+def test_detail_stays_away_where_features_differ(faces: list[tuple[U8, F64, U8]]) -> None:
+    crop = faces[2][2]
+    other = crop.astype(np.float32)
+    other[100:130, 60:110] = faces[3][2][100:130, 60:110]  # another eye
+    weight = agreement(other, crop)
+    assert weight[112:118, 75:95].mean() < 0.5
+    assert weight[160:, 130:].min() > 0.99 and np.array_equal(
+        agreement(crop.astype(np.float32), crop) == 1, weight >= 0
+    )
+
+
+def test_off_is_the_paste_as_it_was(faces: list[tuple[U8, F64, U8]]) -> None:
+    picture, matrix, crop = big_face(faces)
+    swapped = np.clip(cv2.GaussianBlur(crop, (0, 0), 2) * np.float32(0.9) + 7.3, 0, 255)
+    plain, _ = paste(picture, swapped, oval(256), matrix)
+    for finish in (Finish(), Finish(seed=5), None):
+        same, _ = paste(picture, swapped, oval(256), matrix, finish, Shot(picture, crop, (3, 4)))
+        assert np.array_equal(same, plain)
+    for finish in (Finish(detail=0.5), Finish(grain=1)):
+        other, _ = paste(picture, swapped, oval(256), matrix, finish, Shot(picture, crop, (3, 4)))
+        assert not np.array_equal(other, plain), finish
+
+
+def test_the_stage_finishes_as_its_settings_say_and_frames_alone_decide(frame: U8) -> None:
+    matrix = np.array([[0.6, 0, -80.0], [0, 0.6, -20]])
+    rng = np.random.default_rng(0)
+    noisy = np.clip(frame + rng.normal(0, 6, (*frame.shape[:2], 1)), 0, 255).astype(np.uint8)
+    crop = warp(noisy, matrix, 64)
+    item = Crops(
+        track=2, frames=np.arange(3), images=np.stack([crop] * 3), matrices=np.stack([matrix] * 3),
+        landmarks=np.zeros((3, 5, 2), np.float32), masks=np.stack([oval(64)] * 3),
+        swapped=np.stack([cv2.GaussianBlur(crop, (0, 0), 2).astype(np.float32)] * 3),
+    )  # fmt: skip
+    off = load_settings(overrides={"detail": 0.0, "motion_blur": 0.0, "grain": 0.0})
+    on = off.model_copy(update={"grain": 1.0, "seed": 9})
+    frames = [Frame(i, noisy) for i in range(3)]
+    bare = PasteStage().process((frames, [item]))[0]
+    assert all(
+        np.array_equal(a, b) for a, b in zip(bare, PasteStage(off).process((frames, [item]))[0], strict=True)
+    )
+    together = PasteStage(on).process((frames, [item]))[0]
+    alone = [PasteStage(on).process(([f], [item]))[0][0] for f in frames]
+    assert all(np.array_equal(a, b) for a, b in zip(together, alone, strict=True))
+    # Grain is another in each frame, and for each seed.
+    assert not np.array_equal(together[0], together[1])
+    other = PasteStage(on.model_copy(update={"seed": 10})).process((frames, [item]))[0]
+    assert not np.array_equal(together[0], other[0])
 
 
 # ---- colour

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ldvid.errors import JobError
 from ldvid.pipeline.plan import Plan, cut_segments, frame_ranges, slice_track
-from ldvid.stages.records import ClipInfo, Track
+from ldvid.stages.records import NEIGHBOURS, ClipInfo, Track
 
 
 def make_plan(frames: int = 100, segment_frames: int = 24) -> Plan:
@@ -51,7 +51,7 @@ def make_plan(frames: int = 100, segment_frames: int = 24) -> Plan:
     )
     shots = ((0, 40), (40, frames))
     tracks = (track(0, 0, list(range(40))), track(3, 1, [45, 46, 50, *range(60, frames)]))
-    return Plan(clip, shots, tracks, {0: 0, 3: 0}, cut_segments(shots, segment_frames))
+    return Plan(clip, shots, tracks, {0: 0, 3: 1}, cut_segments(shots, segment_frames), {0: 1, 3: 0})
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(1, 30))
@@ -80,6 +80,7 @@ def test_reading_back_is_exact_after_the_first_time() -> None:
     once = Plan.from_json(plan.to_json())
     assert once.clip == plan.clip
     assert (once.shots, once.sources, once.segments) == (plan.shots, plan.sources, plan.segments)
+    assert once.people == plan.people == {0: 1, 3: 0}
     assert np.abs(once.tracks[1].landmarks - plan.tracks[1].landmarks).max() <= 0.0006
     twice = Plan.from_json(once.to_json())
     assert once.to_json() == twice.to_json() == plan.to_json()
@@ -99,7 +100,7 @@ def test_slice_keeps_exactly_the_rows_between(start: int, stop: int) -> None:
     np.testing.assert_array_equal(part.landmarks, track.landmarks[keep])
 
 
-def test_an_edit_changes_the_digest_of_its_own_segment_only() -> None:
+def test_an_edit_changes_the_digest_of_its_own_segment_and_its_neighbours_only() -> None:
     plan = Plan.from_json(make_plan().to_json())
     digests = [plan.segment_digest(s, "job") for s in plan.segments]
     assert len(set(digests)) == len(digests)
@@ -110,8 +111,24 @@ def test_an_edit_changes_the_digest_of_its_own_segment_only() -> None:
     changed = [
         s.index for s, d in zip(plan.segments, digests, strict=True) if edited.segment_digest(s, "job") != d
     ]
-    assert changed == [s.index for s in plan.segments if s.start <= 70 < s.stop]
+    near = [s for s in plan.segments if s.start - NEIGHBOURS <= 70 < s.stop + NEIGHBOURS]
+    assert 1 < len(near) < len(plan.segments)
+    assert changed == [s.index for s in near]
     assert all(plan.segment_digest(s, "other job") != d for s, d in zip(plan.segments, digests, strict=True))
+
+
+def test_a_tracks_source_is_part_of_its_segments_digest_and_its_person_is_not() -> None:
+    plan = make_plan()
+    given = replace(plan, sources={0: 0, 3: 2})
+    for segment in plan.segments:
+        same = plan.segment_digest(segment, "") == given.segment_digest(segment, "")
+        assert same == (segment.shot == 0)
+        renamed = replace(plan, people={0: 5}).segment_digest(segment, "")
+        assert renamed == plan.segment_digest(segment, "")
+    data = json.loads(plan.to_json())
+    del data["tracks"][0]["person"]
+    data["tracks"][1]["person"] = None
+    assert Plan.from_json(json.dumps(data)).people == {}
 
 
 def test_a_track_without_source_is_left_alone() -> None:
@@ -135,7 +152,17 @@ def test_a_track_without_source_is_left_alone() -> None:
         (lambda d: d["tracks"][0]["rows"][0].pop(), "plan.json"),
         (lambda d: d["tracks"][0]["rows"].append([500, *[0.0] * 15]), "outside the clip"),
         (lambda d: d["tracks"][0]["rows"].reverse(), "order"),
-        (lambda d: d["tracks"][0].update(source=4), "source"),
+        (lambda d: d["tracks"][0].update(source=-1), "source of track 0"),
+        (lambda d: d["tracks"][0].update(shot=2), "track 0 names shot 2"),
+        (lambda d: d["tracks"][0]["embedding"].__setitem__(0, None), "embedding"),
+        (lambda d: d["shots"].pop(), "the shots end at frame 40"),
+        (lambda d: d["shots"].reverse(), "shot 0"),
+        (lambda d: d["shots"][1].__setitem__(0, 41), "shot 1 must start at frame 40"),
+        (lambda d: d["segments"][0].__setitem__(3, 1), "segment 0 doesn't lie inside shot 1"),
+        (lambda d: d["clip"].update(time_base="1/0"), "plan.json"),
+        (lambda d: d["clip"]["timestamps"].__setitem__(0, "0"), "timestamps"),
+        (lambda d: d.update(clip=[]), "plan.json"),
+        (lambda d: d["tracks"][0].update(person="bob"), "bob"),
         (lambda d: d["tracks"][0].update(id=3), "same id"),
         (lambda d: d["tracks"][0]["rows"][0].__setitem__(3, float("nan")), "no number"),
     ],

@@ -276,8 +276,8 @@ def test_a_power_cut_at_any_moment_costs_at_most_what_was_not_finished(
     example_clip: Path,
     example_face: Path,
 ) -> None:
-    """Two frames, a segment each. ``kept``: with ``--job`` and ``--overwrite``, over a file of the user's;
-    ``folder``: a folder of frames."""
+    """Two frames, a segment each, which look at no neighbour. ``kept``: with ``--job`` and ``--overwrite``,
+    over a file of the user's; ``folder``: a folder of frames."""
     root, kept = tmp_path / "disk", case == "kept"
     root.mkdir()
     clip, source = Path(shutil.copy(example_clip, tmp_path)), Path(shutil.copy(example_face, tmp_path))
@@ -286,7 +286,7 @@ def test_a_power_cut_at_any_moment_costs_at_most_what_was_not_finished(
     output = root / ("out" if case == "folder" else "out.mp4")
     job = output.with_name(f"{output.name}.ldvid-job")
     settings = load_settings(assignments=["segment_frames=1", "keyframe_interval=1", "batch=1", "steps=1",
-                                          "min_track_frames=1"])  # fmt: skip
+                                          "min_track_frames=1", "steady=0"])  # fmt: skip
     request = SwapRequest(
         clip, source, settings, output, end=None if case == "folder" else 0.15, device="cpu", threads=1,
         job=job if kept else None, overwrite=kept,

@@ -10,9 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
+from ldvid.cli import main
 from ldvid.errors import OutputExistsError
-from ldvid.pipeline.remote import Errand, errand
+from ldvid.pipeline.remote import Errand, destination, errand
 
 server = pytest.importorskip("moto.server", reason="needs a local S3 server: pip install 'moto[server]'")
 boto3 = pytest.importorskip("boto3")
@@ -65,6 +67,21 @@ def errand_to(key: str, environment: dict[str, str]) -> Errand:
 def ldvid(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ldvid", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_report_of_an_output_at_a_url_is_refused_before_anything_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LDVID_HOME", str(tmp_path / "home"))
+    store = fsspec.filesystem("memory")
+    store.pipe("/films/job/job.json", b"{}")
+    clip, face = (str(ROOT / "examples" / n) for n in ("clip.mp4", "face.png"))
+    for given in ((clip, "-o", "memory://films/o.mp4"), ("memory://films/none.mp4",)):
+        code = main(["swap", *given, "-s", face, "--job", "memory://films/job", "--restart", "--report"])
+        assert code == 2 and "the output goes to a URL" in capsys.readouterr().err
+    assert store.exists("/films/job/job.json") and not (tmp_path / "home").exists()
+    assert destination("memory://films/a.mp4", None) == "memory://films/a.swapped.mp4"
+    assert destination("memory://films/a.mp4", "b.mp4") is destination("a.mp4", None) is None
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Callable
@@ -127,12 +128,17 @@ def test_a_picture_without_a_face(ldvid: Command, example_face: Path, tmp_path: 
     cv2.imwrite(str(grey), np.full((200, 200, 3), 128, np.uint8))
     refused = ldvid("swap", grey, "--source", example_face)
     assert refused.returncode == 4 and "no face was found" in refused.stderr
-    copied = ldvid("swap", grey, "--source", example_face, "--allow-no-face")
+    photos = (example_face, example_face.with_name("face-2.png"))
+    copied = ldvid("swap", grey, "--source", ",".join(map(str, photos)), "--allow-no-face")
     assert copied.returncode == 0, copied.stderr
     made = tmp_path / "grey.swapped.png"
     assert made.read_bytes() == grey.read_bytes()
     note = json.loads(made.with_name(f"{made.name}.json").read_text(encoding="utf-8"))
     assert note["notice"].startswith("Not altered") and note["frames_swapped"] == []
+    hashes = [hashlib.sha256(p.read_bytes()).hexdigest() for p in photos]
+    assert note["source"] == {"name": "face.png", "sha256": hashes[0], "face": None}
+    (stated,) = note["sources"]
+    assert stated["names"] == ["face.png", "face-2.png"] and stated["sha256"] == hashes
 
 
 def test_preview_shows_the_frame_its_mask_and_the_swaps(
@@ -157,3 +163,15 @@ def test_preview_shows_the_frame_its_mask_and_the_swaps(
     assert nowhere.returncode == 6 and "there is no folder" in nowhere.stderr
     late = ldvid(*run[:4], "--at", "9", "-o", tmp_path / "q.png")
     assert late.returncode == 2 and "4.000 s long" in late.stderr
+
+
+def test_a_picture_is_finished_as_a_clip_is(
+    swapper: StillSwapper, faces: tuple[SourceFace, SourceFace], other: Path
+) -> None:
+    target = read_picture(other)
+    bare = swapper.like(load_settings("cpu", assignments=["steps=2", "detail=0", "grain=0"]))
+    finished, plain = (s.swap(target, faces[0]) for s in (swapper, bare))
+    inside = finished.mask > 0.9
+    detail = [np.abs(cv2.Laplacian(p.swapped, cv2.CV_32F))[inside].mean() for p in (finished, plain)]
+    assert detail[0] > 1.1 * detail[1], "a 512 px portrait has detail that a 256 px crop lacks"
+    np.testing.assert_array_equal(finished.swapped[finished.mask == 0], target[finished.mask == 0])

@@ -173,7 +173,7 @@ def test_the_example_pulls_the_colour(context: Context) -> None:
     assert float(own.loss(context.target, context).max()) < 1e-9
     with torch.no_grad():
         z0 = context.networks.encode(context.target)
-    sampling = Sampling(2, 0.4, step_size=0.05, preview=True)
+    sampling = Sampling(2, 0.4, step_size=0.1, preview=True)
     m = torch.nn.functional.avg_pool2d(context.mask, 8)
     colours = []
     for terms in ([], [red]):
@@ -208,7 +208,7 @@ def test_the_command_takes_a_term_and_records_it(
     ]  # fmt: skip
     own: list[str | Path] = [
         *common, "-o", "blue.mp4", "--keep-job", "--guidance", "my_term.py:ColourTerm",
-        "--set", "guidance.ColourTerm.colour=[0, 0, 255]", "--set", "guidance.ColourTerm.scale=5",
+        "--set", "guidance.ColourTerm.colour=[0, 0, 255]", "--set", "guidance.ColourTerm.scale=10",
     ]  # fmt: skip
     assert run(capsys, *common, "-o", "plain.mp4") == (0, "")
     assert run(capsys, *own) == (0, "")
@@ -224,7 +224,8 @@ def test_the_command_takes_a_term_and_records_it(
 
     record = json.loads((tmp_path / "blue.mp4.json").read_text(encoding="utf-8"))
     (entry,) = [t for t in record["settings"]["guidance"] if "ColourTerm" in t["term"]]
-    assert entry["term"] == "my_term.py:ColourTerm" and entry["colour"] == [0, 0, 255] and entry["scale"] == 5
+    assert entry["term"] == "my_term.py:ColourTerm" and entry["colour"] == [0, 0, 255]
+    assert entry["scale"] == 10
     assert entry["sha256"] == hashlib.sha256(mine.read_bytes()).hexdigest()
 
     mine.write_text(mine.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")

@@ -74,7 +74,12 @@ class SwapStage:
             for source in self.sources:
                 with torch.no_grad(), repeatable(self.networks.device):
                     parse = self.networks.parse(to_tensor(source.image[None], self.networks.device))
-                start = SourceStart(source, parse[0].cpu().numpy(), self.networks.manifest.parser)
+                start = SourceStart(
+                    source,
+                    parse[0].cpu().numpy(),
+                    self.networks.manifest.parser,
+                    mirror=self.settings.start_mirror,
+                )
                 self._starts.append(start)
 
     def _pictured(self, sources: Sequence[SourceFace]) -> SourcePicture:

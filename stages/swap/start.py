@@ -13,6 +13,7 @@ from typing import cast
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from ..colour_match import match_colour
 from ..records import F32, F64, U8, SourceFace
@@ -21,6 +22,7 @@ from .manifest import ParserEntry
 
 ANCHORS = np.array([[x, y] for y in (0.0, 0.5, 1.0) for x in (0.0, 0.5, 1.0) if (x, y) != (0.5, 0.5)])
 MISFIT = (0.02, 0.26)  # in eye distances
+MIRROR = (0.015, 0.06)  # by how much less the mirrored source misfits: from none to all of it
 STIFFNESS = 0.008  # lets the spline miss a noisy point rather than fold
 EXPRESSIVE = ("eyes", "lips", "mouth")
 GRID = 8  # pixels between the points at which the bending is evaluated
@@ -88,42 +90,92 @@ def openings(parse: F32, parser: ParserEntry) -> F32:
     return cast(F32, np.clip(cv2.GaussianBlur(grown, (0, 0), 1.5 * size / 256) * 1.25, 0, 1))
 
 
-def pose_fit(source: F32, target: F32) -> float:
-    """How far the source's view serves the target's, from landmarks (5, 2) in crop pixels: 1 to 0.
+def misfit(source: F32, target: F32) -> float:
+    """How far landmarks (5, 2) of two crops are from each other's shape, in eye distances of the source.
 
-    Both are aligned to one template, so what is left between them is mostly head turn. A frontal
-    photograph bent onto a profile melts; from ``MISFIT`` on the start goes over to the target itself.
+    Both are aligned to one template, so what is left between them is mostly head turn.
     """
     gap = max(float(np.linalg.norm(source[1] - source[0])), 1.0)
     residual = (target - target.mean(0)) - (source - source.mean(0))
-    misfit = float(np.sqrt((residual**2).sum(1).mean())) / gap
-    x = float(np.clip((MISFIT[1] - misfit) / (MISFIT[1] - MISFIT[0]), 0, 1))
+    return float(np.sqrt((residual**2).sum(1).mean())) / gap
+
+
+def _ramp(value: float, low: float, high: float) -> float:
+    """0 below ``low``, 1 above ``high``, smooth between."""
+    x = float(np.clip((value - low) / (high - low), 0, 1))
     return x * x * (3 - 2 * x)
+
+
+def pose_fit(source: F32, target: F32) -> float:
+    """How far the source's view serves the target's, from landmarks (5, 2) in crop pixels: 1 to 0.
+
+    A frontal photograph bent onto a profile melts; from ``MISFIT`` on the start goes over to the target
+    itself.
+    """
+    return 1 - _ramp(misfit(source, target), *MISFIT)
+
+
+class _View:
+    """The source's picture, or its mirror image, and what is known of it."""
+
+    def __init__(self, image: F32, parse: F32, landmarks: F32, parser: ParserEntry) -> None:
+        self.image, self.parser = image, parser
+        self.parse = _at_size(parse, image.shape[0])
+        self.points, self.found = feature_points(self.parse, landmarks, parser)
+        face = self.parse[[parser.classes.index(n) for n in parser.face]].sum(0)
+        # Hair over its forehead stays out.
+        self.probability = cv2.GaussianBlur(cv2.erode(face, np.ones((5, 5))), (0, 0), 2.0)
+
+    def mirrored(self) -> _View:
+        """The same from the other side: right and left change names."""
+        sides = {"right_": "left_", "left_": "right_"}
+
+        def other(name: str) -> str:
+            side = next((s for s in sides if name.startswith(s)), "")
+            swapped = sides.get(side, "") + name.removeprefix(side)
+            return swapped if swapped in self.parser.classes else name
+
+        order = [self.parser.classes.index(other(name)) for name in self.parser.classes]
+        landmarks = self.points[[1, 0, 2, 4, 3]].copy()
+        landmarks[:, 0] = self.image.shape[1] - 1 - landmarks[:, 0]
+        image, parse = self.image[:, ::-1], self.parse[order][:, :, ::-1]
+        return _View(np.ascontiguousarray(image), np.ascontiguousarray(parse), landmarks, self.parser)
+
+    def bent(self, points: F32, found: NDArray[np.bool_]) -> tuple[F32, F32, F32]:
+        """Bent to a target's features: picture (S, S, 3), its face (S, S), its parse (K, S, S)."""
+        both = found & self.found
+        mx, my = bend_map(self.points[both], points[both], self.image.shape[0])
+        face = cv2.remap(self.image, mx, my, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        inside = cv2.remap(self.probability, mx, my, cv2.INTER_LINEAR)
+        parse = np.stack([cv2.remap(p, mx, my, cv2.INTER_LINEAR) for p in self.parse])
+        return cast(F32, face), cast(F32, inside), cast(F32, parse.astype(np.float32))
+
+
+def _at_size(parse: F32, size: int) -> F32:
+    if parse.shape[-1] == size:
+        return parse
+    return np.stack([cv2.resize(p, (size, size), interpolation=cv2.INTER_LINEAR) for p in parse])
 
 
 class SourceStart:
     """Composites the source into target crops.
 
+    A face seen from the left serves a target seen from the right badly: nose and far cheek point the wrong
+    way, and the start would go over to the target. Its mirror image shows nearly the same person (identity
+    networks give both nearly one embedding) from the right side, so where that fits clearly better, it is
+    taken; in between, along a turning head, one goes over into the other.
+
     Args:
         source: the face to put in.
         parse: its class probabilities (K, S, S).
         parser: the pack's entry, which names the classes.
+        mirror: whether its mirror image may serve.
     """
 
-    def __init__(self, source: SourceFace, parse: F32, parser: ParserEntry) -> None:
-        self.image = source.image.astype(np.float32)
+    def __init__(self, source: SourceFace, parse: F32, parser: ParserEntry, *, mirror: bool = True) -> None:
         self.parser = parser
-        self.parse = self._at_size(parse, source.image.shape[0])
-        self.points, self.found = feature_points(self.parse, source.landmarks, parser)
-        face = self.parse[[parser.classes.index(n) for n in parser.face]].sum(0)
-        # Hair over its forehead stays out.
-        self.probability = cv2.GaussianBlur(cv2.erode(face, np.ones((5, 5))), (0, 0), 2.0)
-
-    @staticmethod
-    def _at_size(parse: F32, size: int) -> F32:
-        if parse.shape[-1] == size:
-            return parse
-        return np.stack([cv2.resize(p, (size, size), interpolation=cv2.INTER_LINEAR) for p in parse])
+        self.view = _View(source.image.astype(np.float32), parse, source.landmarks, parser)
+        self.mirrored = self.view.mirrored() if mirror else None
 
     def compose(self, targets: U8, landmarks: F32, masks: F32, parses: F32, keep: float) -> tuple[F32, F32]:
         """The start pictures (B, S, S, 3) float32 RGB in [0, 255], and what of the target was kept.
@@ -141,19 +193,27 @@ class SourceStart:
         pictures, kept = zip(*(self._compose(*row, keep) for row in rows), strict=True)
         return np.stack(pictures), np.stack(kept)
 
+    def _views(self, landmarks: F32) -> list[tuple[_View, float]]:
+        """The picture, its mirror image or both, with their shares, for a target's landmarks (5, 2)."""
+        if self.mirrored is None:
+            return [(self.view, 1.0)]
+        better = misfit(self.view.points[:5], landmarks) - misfit(self.mirrored.points[:5], landmarks)
+        share = _ramp(better, *MIRROR)
+        return [(v, w) for v, w in ((self.view, 1 - share), (self.mirrored, share)) if w > 0]
+
     def _compose(self, target: U8, landmarks: F32, mask: F32, parse: F32, keep: float) -> tuple[F32, F32]:
         size = target.shape[0]
-        own_parse = self._at_size(parse, size)
+        own_parse = _at_size(parse, size)
         points, found = feature_points(own_parse, landmarks, self.parser)
-        both = found & self.found
-        mx, my = bend_map(self.points[both], points[both], size)
-        face = cast(F32, cv2.remap(self.image, mx, my, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))
-        inside = cv2.remap(self.probability, mx, my, cv2.INTER_LINEAR) * mask
+        views = self._views(landmarks)
+        parts = [[w * part for part in view.bent(points, found)] for view, w in views]
+        face, inside, bent = (cast(F32, sum(part)) for part in zip(*parts, strict=True))
+        fit = sum(w * pose_fit(view.points[:5], landmarks) for view, w in views)
+        inside = inside * mask
         own = target.astype(np.float32)
-        lit = match_colour(np.clip(face, 0, 255)[None], target[None], cast(F32, inside)[None], 1.0)[0]
-        bent = np.stack([cv2.remap(p, mx, my, cv2.INTER_LINEAR) for p in self.parse])
-        differs = disagreement(bent.astype(np.float32), own_parse, self.parser)
+        lit = match_colour(np.clip(face, 0, 255)[None], target[None], inside[None], 1.0)[0]
+        differs = disagreement(bent, own_parse, self.parser)
         kept = np.clip(keep * np.maximum(differs, openings(own_parse, self.parser)), 0, 1)
-        alpha = inside * pose_fit(self.points[:5], landmarks) * (1 - kept)
+        alpha = inside * fit * (1 - kept)
         picture = lit * alpha[..., None] + own * (1 - alpha[..., None])
         return np.clip(picture, 0, 255).astype(np.float32), kept.astype(np.float32)

@@ -1,0 +1,81 @@
+"""Fade: how much of a swap is shown, frame by frame, so that it never pops in or out.
+
+Convention
+    A weight is 1 for the whole swap and 0 for the original. Before the last step it is made of straight
+    pieces; ``smoothstep`` (3x² − 2x³) rounds their corners.
+
+Three things take weight from a swap, and the least counts:
+
+- **Doubt**: the track's score, which falls below the detector's threshold θ only in frames where nothing was
+  detected (``track`` bridges them). Whole from θ on, none from θ/3.
+- **The frame's border**: the share of the face's oval that lies in the frame. Whole from 75 %, none from
+  25 %, so that a face half out is half shown.
+- **Coming and going**: a track's first and last frame, unless a cut, or the clip's own end, is there.
+
+No weight then differs from its neighbour's by more than 1/(``frames`` + 1): a drop is seen coming. The rows
+of the plan alone decide, so a segment needs no pictures of its neighbours.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from .mask import OVAL_CENTRE, OVAL_HEIGHT, OVAL_WIDTH
+from .records import F32, F64, Track
+
+INSIDE = (0.25, 0.75)  # of the oval, from no swap to all of it
+_GRID = 16  # points across the oval
+
+
+def fade_weights(
+    track: Track, shot: tuple[int, int], size: tuple[int, int], threshold: float, frames: int
+) -> F32:
+    """Weights (N,) in [0, 1] of a track's rows.
+
+    Args:
+        track: all its rows: only a whole track knows where it begins and ends.
+        shot: [start, stop) of its shot.
+        size: of the frame, (width, height).
+        threshold: the detector's.
+        frames: how many frames a swap takes to come or go; 0: all weights are 1.
+    """
+    count = len(track.frames)
+    if frames <= 0 or not count:
+        return np.ones(count, np.float32)
+    inside = np.array([share_inside(p, size) for p in track.landmarks])
+    raw = np.minimum(_ramp(track.scores, threshold / 3, threshold), _ramp(inside, *INSIDE))
+    at, slope = track.frames, 1 / (frames + 1)
+    weights = np.ones(count)
+    for step in range(-frames, frames + 1):
+        there = np.searchsorted(at, at + step).clip(0, count - 1)
+        # Rows that an edit of the plan took out are nobody's coming or going.
+        limit = np.where(at[there] == at + step, raw[there] + abs(step) * slope, 1.0)
+        weights = np.minimum(weights, limit)
+    if at[0] > shot[0]:
+        weights = np.minimum(weights, (at - at[0] + 1) * slope)
+    if at[-1] < shot[1] - 1:
+        weights = np.minimum(weights, (at[-1] + 1 - at) * slope)
+    return cast(F32, (weights * weights * (3 - 2 * weights)).astype(np.float32))
+
+
+def share_inside(landmarks: F32, size: tuple[int, int]) -> float:
+    """The share of a face's oval, hung on its five landmarks (5, 2), that lies in a frame (width, height)."""
+    eyes, mouth = landmarks[:2].mean(0).astype(np.float64), landmarks[3:].mean(0).astype(np.float64)
+    down = mouth - eyes
+    height = max(float(np.hypot(*down)), 1e-3)
+    down /= height
+    width = max(float(np.hypot(*(landmarks[1] - landmarks[0]))), 0.8 * height)
+    ticks = (np.arange(_GRID) + 0.5) * 2 / _GRID - 1
+    across, along = (v.ravel() for v in np.meshgrid(ticks, ticks))
+    oval = across**2 + along**2 <= 1
+    v = (OVAL_CENTRE + OVAL_HEIGHT * along[oval])[:, None] * height
+    u = (OVAL_WIDTH * across[oval])[:, None] * width
+    points = eyes + v * down + u * np.array([-down[1], down[0]])
+    within = (points >= -0.5).all(1) & (points < np.array(size) - 0.5).all(1)
+    return float(within.mean())
+
+
+def _ramp(values: F32 | F64, low: float, high: float) -> F64:
+    return np.clip((np.asarray(values, np.float64) - low) / (high - low), 0, 1)

@@ -1,0 +1,46 @@
+"""Rows of crops: taken, joined, put in order. One row is one frame's crop of a track."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .records import Crops
+
+_ARRAYS = ("frames", "images", "matrices", "landmarks", "masks", "swapped", "weights")
+
+
+def between(crops: Crops, start: int, stop: int) -> Crops:
+    """The rows of frames [start, stop), as views."""
+    a, b = (int(v) for v in np.searchsorted(crops.frames, (start, stop)))
+    return _each(crops, lambda v: v[a:b])
+
+
+def take(crops: Crops, keep: NDArray[Any]) -> Crops:
+    """Copies of the rows that a mask (N,) bool or indices name."""
+    return _each(crops, lambda v: v[keep])
+
+
+def join(pieces: Sequence[Crops]) -> Crops:
+    """Crops of one track as one, in the order given; all have the same of masks, swapped and weights."""
+    parts = [p for p in pieces if len(p)] or list(pieces[:1])
+    held: list[dict[str, Any]] = [{name: getattr(p, name) for name in _ARRAYS} for p in parts]
+    joined: dict[str, Any] = {
+        name: None if held[0][name] is None else np.concatenate([h[name] for h in held]) for name in _ARRAYS
+    }
+    return replace(parts[0], **joined)
+
+
+def in_order(crops: Crops) -> Crops:
+    """By frame."""
+    return take(crops, np.argsort(crops.frames))
+
+
+def _each(crops: Crops, change: Callable[[Any], Any]) -> Crops:
+    arrays: dict[str, Any] = {name: getattr(crops, name) for name in _ARRAYS}
+    changed: dict[str, Any] = {name: None if v is None else change(v) for name, v in arrays.items()}
+    return replace(crops, **changed)

@@ -2,8 +2,7 @@
 
 Two tests of one crop, added as log odds, so that neither alone decides where the other is sure:
 
-1. the parser: the odds that a pixel is not face. Holes in a face (glasses, whose lenses parsers often doubt)
-   count as undecided, and are left to the second test;
+1. the parser: the odds that a pixel is not face;
 2. the residual against the face's own skin: the crop is compared, in CIE Lab, with its skin blurred over
    half an eye distance, in units of the skin's own spread. A microphone, a rim, a strand or a gloved hand
    stand out by their colour to the pixel. Where the parser sees eyes, brows, nose or lips, which stand out
@@ -14,8 +13,7 @@ chosen, and what other residuals measured (the autoencoder's own reconstruction,
 same face in other frames), is in ``docs/finish.md``. Only the sum of the face classes and the parts every
 pack names are used, so a finer parser needs no change here.
 
-Every figure is smooth in the crop's pixels but for the filling of holes, and a crop's result depends on that
-crop alone, so the same bytes come out wherever segments end.
+A crop's result depends on that crop alone, so the same bytes come out wherever segments end.
 """
 
 from __future__ import annotations
@@ -59,10 +57,9 @@ def occluders(image: U8, face: F32, features: F32) -> F32:
             f"{features.shape}"
         )
     unit = size / 256
-    known = _without_holes(face, 1.5 * unit)
     seen = np.clip(_spread(features, 3 * unit), 0, 1)
     residual = skin_residual(image, face * (1 - seen), unit)
-    doubt = np.clip(1 - known, CERTAIN, 1 - CERTAIN)
+    doubt = np.clip(1 - face, CERTAIN, 1 - CERTAIN)
     odds = PARSER * np.log(doubt / (1 - doubt)) + PRIOR
     odds += residual * (RESIDUAL + (ON_FEATURES - RESIDUAL) * seen)
     sure = _spread((1 / (1 + np.exp(-odds))).astype(np.float32), unit)
@@ -102,15 +99,6 @@ def skin_residual(image: U8, skin: F32, unit: float) -> F32:
     soft = cv2.GaussianBlur(lab, (0, 0), 0.7 * unit)
     away = np.linalg.norm(soft - light, axis=-1) / max(spread, LEAST_SPREAD)
     return cast(F32, np.minimum(away, FARTHEST).astype(np.float32))
-
-
-def _without_holes(face: F32, sigma: float) -> F32:
-    """A face probability with at least one half wherever it is enclosed by face."""
-    hard = cv2.GaussianBlur(face, (0, 0), sigma) > 0.5
-    outside = np.pad((~hard).astype(np.uint8), 1, constant_values=1)
-    cv2.floodFill(outside, None, (0, 0), 2)
-    enclosed = (outside[1:-1, 1:-1] == 1).astype(np.float32)
-    return cast(F32, np.maximum(face, 0.5 * cv2.GaussianBlur(enclosed, (0, 0), sigma)))
 
 
 def _spread(x: F32, reach: float) -> F32:

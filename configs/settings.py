@@ -38,7 +38,7 @@ class Settings(BaseModel):
     # render
     segment_frames: int = Field(default=48, ge=1)
     batch: int = Field(default=4, ge=1, description="crops a network call sees; short ones are padded")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
 
     # the sampler (Algorithm 1)
     steps: int = Field(default=20, ge=1)

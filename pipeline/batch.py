@@ -154,7 +154,8 @@ class _Batch:
 
                 executor = ray = stack.enter_context(RayExecutor(request.ray, request.policy))
             # Once for all, as each clip's run sets the number for the whole process and puts it back.
-            threads = executor.device(request.device, request.threads)[1] or request.threads
+            device, threads = executor.device(request.device, request.threads)
+            threads = threads or request.threads
             stack.enter_context(cpu_threads(threads))
             self.swaps = [replace(swap, threads=threads) for swap in self.swaps]
             if request.ray is None:
@@ -162,10 +163,11 @@ class _Batch:
                     self._began(index)
                     self._ended(index, self._swap(index, executor))
             else:
-                self._together(indices, ray)
+                self._together(indices, ray, device)
 
-    def _together(self, indices: list[int], executor: RayExecutor) -> None:
+    def _together(self, indices: list[int], executor: RayExecutor, device: str) -> None:
         """Several at once, each in a thread of its own; this one keeps the books."""
+        from ..stages.swap.networks import resolve_dtype
         from ..stages.swap.pack import open_pack
 
         ended: queue.SimpleQueue[tuple[int, Result]] = queue.SimpleQueue()
@@ -182,7 +184,8 @@ class _Batch:
                     ended.put((index, self._swap(index, executor)))
 
         first = self.swaps[indices[0]].settings
-        executor.prepare(first.pack, open_pack(first.pack).digest(), first.dtype)
+        dtype = resolve_dtype(first.dtype, device)
+        executor.prepare(first.pack, open_pack(first.pack).digest(), dtype)
         at_once = self.request.at_once or executor.pool().size.workers + 2
         drivers = [
             threading.Thread(target=drive, name=f"ldvid-clip-{n}", daemon=True)

@@ -13,7 +13,8 @@ from typing import Any
 class Identity:
     """What a job is: two runs with equal identities make the same bytes.
 
-    ``device`` is ``cpu`` or the GPU's name, ``threads`` the CPU threads of the networks, None on a GPU.
+    ``device`` is ``cpu`` or the GPU's name, ``threads`` the CPU threads of the networks, None on a GPU,
+    ``dtype`` what they compute in (``networks.resolve_dtype``).
     ``who`` says who gets which source (``assign.identity_values``), None where ``source_sha256`` is the
     only one and goes to the largest person.
     """
@@ -32,6 +33,7 @@ class Identity:
     who: dict[str, Any] | None = None
     threads: int | None = None
     device: str | None = None
+    dtype: str = "float32"
 
     def digest(self) -> str:
         """SHA-256 over what decides the picture (not the clip's name)."""
@@ -62,6 +64,8 @@ class Identity:
         # On another kind of device the number of threads differs too, and is not what happened.
         same = old.get("device") == self.device
         plain |= {"threads": "--threads"} if same else {"device": "device"}
+        if same and (old.get("settings") or {}).get("dtype") == self.settings.get("dtype"):
+            plain["dtype"] = "what dtype=auto is on this machine"
         for key, words in plain.items():
             if old.get(key) != getattr(self, key):
                 changes.append(f"{words}: {_show(old.get(key))} → {_show(getattr(self, key))}")

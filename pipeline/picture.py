@@ -214,6 +214,8 @@ def _write(part: Path, output: Path, frame: Frame, still: StillSwap, pack: Pack,
 
 
 def _identity(request: SwapRequest, pack: Pack) -> Identity:
+    from ..stages.swap.networks import resolve_dtype
+
     device, threads = compute_device(request.device, request.threads)
     return Identity(
         clip=str(request.clip),
@@ -229,5 +231,6 @@ def _identity(request: SwapRequest, pack: Pack) -> Identity:
         version=__version__,
         threads=threads,
         device=device,
+        dtype=resolve_dtype(request.settings.dtype, device),
         who=identity_values(request),
     )

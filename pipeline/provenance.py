@@ -100,6 +100,7 @@ def record(
         },
         "device": device,
         "threads": identity.threads,
+        "dtype": identity.dtype,
         "versions": versions(),
     }
 

@@ -157,6 +157,7 @@ class _Run:
     def _inputs(self) -> tuple[ClipInfo, Pack, Identity]:
         from ..stages.decode import probe
         from ..stages.encode import EncodeOptions
+        from ..stages.swap.networks import resolve_dtype
         from ..stages.swap.pack import open_pack
 
         request, settings = self.request, self.settings
@@ -169,6 +170,8 @@ class _Run:
         pack = open_pack(self._pack_name)
         pack.manifest.check(settings.conditioning)
         device, threads = self.executor.device(request.device, request.threads)
+        # Decided once, for all workers.
+        self.settings = settings.model_copy(update={"dtype": resolve_dtype(settings.dtype, device)})
         identity = Identity(
             clip=str(request.clip),
             clip_sha256=sha256_of(info.path, info.files or None),
@@ -183,6 +186,7 @@ class _Run:
             version=__version__,
             threads=threads,
             device=device,
+            dtype=self.settings.dtype,
             who=identity_values(request),
         )
         return info, pack, identity

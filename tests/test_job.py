@@ -147,6 +147,8 @@ def test_a_plan_that_would_not_read_back_replaces_none(tmp_path: Path, plan: Pla
         ({"version": "0.2.0"}, "ldvid: 0.1.0 → 0.2.0"),
         ({"threads": 1}, "--threads: 2 → 1"),
         ({"device": "NVIDIA H200", "threads": None}, "device: cpu → NVIDIA H200"),
+        ({"device": "NVIDIA H200", "threads": None, "dtype": "bfloat16"}, "device: cpu → NVIDIA H200"),
+        ({"dtype": "bfloat16"}, "what dtype=auto is on this machine: float32 → bfloat16"),
     ],
 )
 def test_another_job_is_refused_and_told_apart(

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from ldvid.errors import PackError, SettingsError
 from ldvid.stages.decode import read_picture
-from ldvid.stages.swap.networks import Networks, resolve_device, to_tensor
+from ldvid.stages.swap.networks import Networks, resolve_device, resolve_dtype, to_tensor
 from ldvid.stages.swap.pack import EMBEDDED, Pack, find_pack, open_pack
 
 
@@ -137,3 +137,23 @@ def test_embeddings_tell_people_apart_and_know_one_again(networks: Networks, por
     np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, atol=1e-5)
     assert (one * other).sum(1).min() > 0.5
     assert float(one[0] @ one[1]) < 0.4
+
+
+def test_auto_is_bfloat16_only_where_a_cpu_multiplies_it_in_tiles(
+    pack: Pack, networks: Networks, portraits: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for able, wanted in (({"amx_bf16": True}, "bfloat16"), ({"amx_bf16": False}, "float32"), ({}, "float32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able, raising=False)
+        assert resolve_dtype("auto", "cpu") == wanted
+        assert resolve_dtype("auto", "NVIDIA H100") == "float32"
+        assert resolve_dtype("float32", "cpu") == "float32"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    rough = Networks.load(pack, "cpu", "auto")
+    assert rough.dtype == torch.bfloat16
+    with torch.no_grad():
+        exact, near = (n.decode(n.encode(portraits)).clamp(0, 1) for n in (networks, rough))
+        masks = [n.parse(portraits).argmax(1) for n in (networks, rough)]
+    assert (exact - near).abs().mean() < 1 / 255
+    assert (masks[0] == masks[1]).float().mean() > 0.99
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # as before torch 2.6
+    assert resolve_dtype("auto", "cpu") == "float32"

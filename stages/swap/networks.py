@@ -6,8 +6,9 @@ diffusion's own: (encode(x) − mean) / std per channel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -41,6 +42,18 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def resolve_dtype(name: str, device: str) -> str:
+    """``auto`` is bfloat16 on a CPU that multiplies it in tiles (AMX), and float32 everywhere else.
+
+    ``device`` is ``cpu``, or whatever names a GPU. Other names are returned as they are.
+    """
+    if name != "auto":
+        return name
+    known: Callable[[], dict[str, Any]] | None = getattr(torch.cpu, "get_capabilities", None)
+    tiles = device == "cpu" and known is not None and bool(known().get("amx_bf16"))
+    return "bfloat16" if tiles else "float32"
+
+
 @dataclass
 class Networks:
     """Everything a swap evaluates, on one device.
@@ -69,7 +82,8 @@ class Networks:
             PackError: weights that do not fit the architecture the manifest names.
             SettingsError: CUDA asked for where there is none.
         """
-        m, place, kind = pack.manifest, resolve_device(device), DTYPES[dtype]
+        m, place = pack.manifest, resolve_device(device)
+        kind = DTYPES[resolve_dtype(dtype, place.type)]
         autoencoder, preview = load_autoencoder(pack)
         unet, mean, std = load_unet(pack)
         parser = load_parser(pack)

@@ -112,6 +112,7 @@ def _from_job(folder: Path, clip: Path | None, sources: Sequence[Path]) -> Input
         "settings_digest": identity.settings_digest,
         "device": record.get("device") or identity.device,
         "threads": identity.threads,
+        "dtype": identity.dtype,
         "versions": record.get("versions") or {"ldvid": identity.version},
         "passed_through": _passed(done.values()),
         "output": record.get("output"),

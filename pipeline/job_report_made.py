@@ -62,7 +62,8 @@ def _hashes(inputs: Inputs) -> str:
     rows.append(("pack", f"{escape(name + licence)}<br>{_code(pack.get('digest'))}"))
     rows.append(("settings", _code(facts.get("settings_digest"))))
     threads = f", {facts['threads']} threads" if facts.get("threads") else ""
-    rows.append(("device", escape(f"{facts.get('device')}{threads}")))
+    precision = f", {facts['dtype']}" if facts.get("dtype") else ""
+    rows.append(("device", escape(f"{facts.get('device')}{threads}{precision}")))
     versions = ", ".join(f"{k} {v}" for k, v in (facts.get("versions") or {}).items())
     rows.append(("versions", escape(versions)))
     return f'<div class="card"><h3>Hashes and versions</h3><table>{_rows(rows)}</table></div>'

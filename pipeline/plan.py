@@ -58,7 +58,11 @@ class Plan:
     def segment_digest(self, segment: Segment, job: str) -> str:
         """SHA-256 naming what a segment's file must hold: the job's digest and all it is made of here."""
         seen = self.swapped_tracks(segment, NEIGHBOURS)
-        rows = [[t.id, self.sources[t.id], _rows(t)] for t in seen]
+        first, last = segment.start - NEIGHBOURS, segment.stop + NEIGHBOURS
+        # Where a track ends, unless that is too far to be seen: a swap fades there, and not at a hole.
+        whole = {t.id: t.frames for t in self.tracks}
+        ends = {t.id: (max(int(whole[t.id][0]), first), min(int(whole[t.id][-1]), last)) for t in seen}
+        rows = [[t.id, self.sources[t.id], ends[t.id], _rows(t)] for t in seen]
         shot = self.shots[segment.shot]
         times = [
             [self.clip.timestamps[i], self.clip.durations[i] if i < len(self.clip.durations) else 0]

@@ -117,6 +117,31 @@ def test_an_edit_changes_the_digest_of_its_own_segment_and_its_neighbours_only()
     assert all(plan.segment_digest(s, "other job") != d for s, d in zip(plan.segments, digests, strict=True))
 
 
+def test_where_a_track_begins_counts_if_it_is_near_enough_to_fade() -> None:
+    """Rows 0 to 45 taken out, or all of them but the first: row 46 begins the track, or follows a hole."""
+    plan = make_plan(frames=140)
+    whole = replace(plan.tracks[0], shot=0, frames=np.arange(40))
+    long = replace(
+        whole, frames=np.arange(140), boxes=np.zeros((140, 4), np.float32),
+        landmarks=np.zeros((140, 5, 2), np.float32), scores=np.ones(140, np.float32),
+    )  # fmt: skip
+    shots = ((0, 140),)
+    segments = cut_segments(shots, 20)
+
+    def digests(gone: range) -> list[str]:
+        keep = ~np.isin(long.frames, gone)
+        track = replace(
+            long, frames=long.frames[keep], boxes=long.boxes[keep], landmarks=long.landmarks[keep],
+            scores=long.scores[keep],
+        )  # fmt: skip
+        edited = replace(plan, shots=shots, tracks=(track,), sources={0: 0}, segments=segments)
+        return [edited.segment_digest(s, "job") for s in segments]
+
+    pairs = zip(digests(range(46)), digests(range(1, 46)), strict=True)
+    different = [i for i, (a, b) in enumerate(pairs) if a != b]
+    assert different == [0, 2], "0 has a face or not, 2 begins with a fade or doesn't; the rest is too far"
+
+
 def test_a_tracks_source_is_part_of_its_segments_digest_and_its_person_is_not() -> None:
     plan = make_plan()
     given = replace(plan, sources={0: 0, 3: 2})

@@ -61,9 +61,7 @@ class Settings(BaseModel):
     colour_match: float = Field(default=1.0, ge=0, le=1)
     occlusion: float = Field(default=1.0, ge=0, le=1, description="leave what is in front of the face alone")
     detail: float = Field(default=1.0, ge=0, le=1, description="of the frame, beyond the model's resolution")
-    motion_blur: float = Field(
-        default=0.0, ge=0, le=1, description="blur a face that is sharper than its shot"
-    )
+    motion_blur: float = Field(default=1, ge=0, le=1, description="blur a face sharper than its shot")
     grain: float = Field(default=1.0, ge=0, le=1, description="noise a face lacks of its shot's")
     steady: float = Field(default=1.2, ge=0, le=4, description="σ in frames of the average along a track")
     fade_frames: int = Field(

@@ -301,8 +301,9 @@ def test_no_job_no_plan_no_way(folder: Path, capsys: pytest.CaptureFixture[str])
         (lambda f: (f / "face.png").unlink(), 3, "face.png"),
         (lambda f: append(f / "clip.mp4"), 8, "clip's content"),
         (lambda f: edit(f / "job/job.json", lambda t: re.sub(r'(k_digest": ").', r"\1?", t)), 8, "the pack"),
-        (lambda f: edit(f / "job/job.json", lambda t: t.replace('ce": "cpu"\n', 'ce": "GPU"\n')), 8,
-         "device: GPU → cpu"),
+        (lambda f: edit(f / "job/job.json",
+                        lambda t: re.sub(r'("identity".*?"device": ")cpu', r"\1GPU", t, flags=re.DOTALL)),
+         8, "device: GPU → cpu"),
     ],
     ids=["source", "no source", "clip", "pack", "device"],
 )  # fmt: skip

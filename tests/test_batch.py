@@ -514,8 +514,7 @@ def test_on_a_cluster_short_clips_overtake_a_long_one(
     running = start(tmp_path, *call, *ray)
     wait_for(lambda: all((out / f"short{n}.mp4.json").exists() for n in (1, 2)), running)
     assert not (out / "long.mp4").exists()
-    wait_for(lambda: len(list(out.glob(".ldvid-jobs/*/job.json"))) == 1, running)  # its end
-    time.sleep(0.5)
+    time.sleep(2)  # between its record and its entry as done a clip's job folder goes
     wait_for(lambda: len(segments(tmp_path)) > 0, running)
     running.send_signal(signal.SIGINT)
     _, told = running.communicate(timeout=60)

@@ -131,7 +131,7 @@ class Bench:
         mask = crops.masks[0]
         crop = warp(picture, crops.matrices[0], len(mask))
         networks = self.base.networks
-        with torch.no_grad(), repeatable(networks.device):
+        with torch.no_grad(), repeatable():
             parse = networks.parse(to_tensor(crop[None], networks.device))
         probability = parse[0, classes.index("skin")].cpu().numpy()
         if probability.shape != mask.shape:

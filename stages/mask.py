@@ -101,7 +101,7 @@ class MaskStage:
         masks = np.zeros((len(item), size, size), np.float32)
         strength = np.float32(self.settings.occlusion)
         for i in range(len(item)):
-            with repeatable(self.networks.device):
+            with repeatable():
                 parse = self.networks.parse(to_tensor(item.images[i : i + 1], self.networks.device))
             probability = _at_size(face_probability(self.networks, parse)[0].cpu().numpy(), size)
             mask = soft_mask(probability, self.settings.mask_grow, self.settings.mask_feather)

@@ -1,12 +1,17 @@
-"""What makes a GPU's results repeatable, as far as it can be seen on a CPU; on a GPU, the bytes."""
+"""What makes results repeatable, as far as it can be seen on a CPU."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own custom
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ldvid.stages.swap.repeatable import repeatable, sample_bilinear
+from ldvid.stages.swap.repeatable import repeatable, sample_bilinear, tensor
 
 
 @settings(deadline=None, max_examples=40)
@@ -27,13 +32,45 @@ def test_sampling_is_torchs_own(seed: int, size: tuple[int, int], wide: float) -
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
 
 
-def test_a_cpu_is_left_as_it_is() -> None:
-    with repeatable(torch.device("cpu")):
-        assert not torch.are_deterministic_algorithms_enabled()
+def test_a_term_that_picks_pixels_is_repeatable_on_a_cpu() -> None:
+    """Its gradient adds up where many samples fall on few pixels, for which threads race otherwise."""
+    random = torch.Generator().manual_seed(0)
+    image = torch.rand(4, 3, 64, 64, generator=random, requires_grad=True)
+    grid = torch.rand(4, 112, 112, 2, generator=random) * 0.02
+    weight = torch.randn(4, 3, 112, 112, generator=random)
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    try:
+        with repeatable():
+            first, *others = (
+                torch.autograd.grad((sample_bilinear(image, grid) * weight).sum(), image)[0]
+                for _ in range(30)
+            )
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(first, other) for other in others)
+
+
+@given(start=st.integers(0, 15))
+def test_tensors_begin_where_sums_are_aligned(start: int) -> None:
+    array = np.arange(200, dtype=np.float32)[start : start + 24].reshape(1, 2, 12)
+    copy = tensor(array, torch.device("cpu"))
+    assert copy.data_ptr() % 64 == 0
+    np.testing.assert_array_equal(copy.numpy(), array)
+
+
+def test_matrix_products_are_told_to_be_repeatable() -> None:
+    """Before torch multiplies for the first time, in every process that imports the package."""
+    told = subprocess.run(
+        [sys.executable, "-c", "import ldvid, os; print(os.environ['MKL_CBWR'])"],
+        env={k: v for k, v in os.environ.items() if k != "MKL_CBWR"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout.strip() == "AUTO"
 
 
 def test_the_setting_is_put_back() -> None:
-    with repeatable(torch.device("cuda")):
+    with repeatable():
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.is_deterministic_algorithms_warn_only_enabled()
     assert not torch.are_deterministic_algorithms_enabled()

@@ -1,4 +1,4 @@
-"""The same bytes from the same numbers on a GPU, where sums are otherwise taken in the order of arrival.
+"""The same bytes from the same numbers, where sums are otherwise taken in the order of arrival.
 
 cuDNN's and torch's own operations have deterministic variants, chosen inside ``repeatable``. Sampling a
 picture has none (its gradient adds to pixels atomically), so there is one here.
@@ -12,18 +12,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
 @contextlib.contextmanager
-def repeatable(device: torch.device) -> Iterator[None]:
-    """Inside, results on ``device`` depend on their inputs alone. On a CPU they do anyway.
+def repeatable() -> Iterator[None]:
+    """Inside, results depend on their inputs alone (on a CPU: and on the number of threads).
 
     An operation that has no such variant, in a user's guidance term, still runs, and torch warns of it.
+    On a CPU what we evaluate is repeatable anyway; the gradient of a term that picks pixels by index isn't.
     """
-    if device.type != "cuda":
-        yield
-        return
     before = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
@@ -35,6 +34,15 @@ def repeatable(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warned)
         memory.fill_uninitialized_memory = filled
+
+
+def tensor(array: NDArray[Any], device: torch.device) -> Tensor:
+    """A copy on ``device``.
+
+    numpy's own memory begins at any multiple of 16 bytes, and matrix products on a CPU may round by that;
+    torch's begins at multiples of 64.
+    """
+    return torch.tensor(array, device=device)
 
 
 def prepare() -> None:

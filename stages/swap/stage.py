@@ -17,7 +17,7 @@ from .blend import downsample_mask
 from .context import Context, SourcePicture
 from .guidance import build_terms
 from .networks import Networks, to_tensor
-from .repeatable import repeatable
+from .repeatable import repeatable, tensor
 from .sampler import Sampling, guided_swap
 from .start import SourceStart
 from .views import arcface_theta
@@ -72,7 +72,7 @@ class SwapStage:
             self._picture = self._pictured(self.sources)
         if self.settings.start == "source" and not self._starts:
             for source in self.sources:
-                with torch.no_grad(), repeatable(self.networks.device):
+                with torch.no_grad(), repeatable():
                     parse = self.networks.parse(to_tensor(source.image[None], self.networks.device))
                 start = SourceStart(
                     source,
@@ -113,7 +113,7 @@ class SwapStage:
         while True:
             size = self.micro_batch
             try:
-                with repeatable(self.networks.device):
+                with repeatable():
                     parts = [self._swap(item, rows[i : i + size]) for i in range(0, len(rows), size)]
                 return np.concatenate(parts)
             except torch.OutOfMemoryError:
@@ -134,27 +134,27 @@ class SwapStage:
         size = images.shape[1]
         with torch.no_grad():
             target = to_tensor(images, net.device)
-            mask = torch.from_numpy(masks).to(net.device)[:, None]
+            mask = tensor(masks, net.device)[:, None]
             parse = net.parse(target)
             z0 = net.encode(target)  # line 3 of Algorithm 1: z_0 = E(x_targ)
             start, latent_mask = z0, mask
             if self._starts:
                 pictures, kept = self._composed(of, images, landmarks, masks, parse.cpu().numpy())
                 start = net.encode(to_tensor(pictures, net.device))
-                hold = torch.from_numpy(kept).to(net.device)[:, None] * self.settings.start_hold
+                hold = tensor(kept, net.device)[:, None] * self.settings.start_hold
                 latent_mask = mask * (1 - hold)
             small = net.manifest.parser.guidance_size if self.sampling.preview else None
             guided = parse if small is None else net.parse(target, small)
         context = Context(
             networks=net,
-            source=torch.from_numpy(np.stack([self.sources[i].embedding for i in of])).to(net.device),
+            source=tensor(np.stack([self.sources[i].embedding for i in of]), net.device),
             target=target,
             target_parse=guided,
             mask=mask,
             to_arcface=arcface_theta(landmarks, net.identity_template(), size, net.manifest.identity.size).to(
                 net.device
             ),
-            landmarks=torch.from_numpy(landmarks).to(net.device),
+            landmarks=tensor(landmarks, net.device),
             source_picture=self._picture
             if len(self.sources) == 1
             else self._pictured([self.sources[i] for i in of]),

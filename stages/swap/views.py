@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..align import estimate_similarity
 from ..records import F32
-from .repeatable import sample_bilinear
+from .repeatable import sample_bilinear, tensor
 
 
 def arcface_theta(landmarks: F32, template: F32, crop_size: int, size: int) -> Tensor:
@@ -34,7 +34,7 @@ def arcface_theta(landmarks: F32, template: F32, crop_size: int, size: int) -> T
     for points in landmarks:
         to_crop = np.vstack([estimate_similarity(template, points), [0, 0, 1]])
         thetas.append((normalised(crop_size) @ to_crop @ np.linalg.inv(normalised(size)))[:2])
-    return torch.from_numpy(np.stack(thetas).astype(np.float32))
+    return tensor(np.stack(thetas).astype(np.float32), torch.device("cpu"))
 
 
 def arcface_view(image: Tensor, theta: Tensor, size: int) -> Tensor:

@@ -4,5 +4,5 @@ import os
 
 __version__ = "0.1.0"
 
-# Unless told not to, MKL may round by where in memory its operands happen to lie. It reads this at its first call.
+# Unless told not to, MKL may round by where in memory its operands lie. It reads this at its first call.
 os.environ.setdefault("MKL_CBWR", "AUTO")

@@ -53,6 +53,7 @@ class Settings(BaseModel):
     start_hold: float = Field(default=0.0, ge=0, le=1, description="hold what was kept through the loop")
     conditioning: Literal["gradient", "cfg", "both"] = "gradient"
     cfg_scale: float = Field(default=1.0, ge=0, description="of cfg and both; 1: one evaluation a step")
+    guidance_every: int = Field(default=1, ge=1, description="guide every n-th step, the last for certain")
     guidance: tuple[GuidanceTerm, ...] = ()
 
     # mask and paste (pixels of the crop)

@@ -24,7 +24,7 @@ from ..stages.mask import MaskStage
 from ..stages.overlay import OverlayStage
 from ..stages.paste import PasteStage
 from ..stages.records import Crops, Frame, Segment
-from ..stages.rows import between, in_order, join, take
+from ..stages.rows import batches, between, in_order, join, take
 from ..stages.steady import reach, steady
 from ..stages.swap.networks import Networks
 from ..stages.swap.stage import SwapStage
@@ -112,15 +112,19 @@ class Swapper:
         return replace(made, weights=weights)
 
     def _made(self, crops: Crops, stage: SwapStage) -> Crops:
-        """Masked and swapped."""
+        """Masked and swapped, a batch at a time: what the parser saw is large and needed by both."""
         if not len(crops):
             return crops
-        self.stage, self.frame = "mask", int(crops.frames[0])
-        with self.watch.time("mask"):
-            crops = self._mask.process(crops)
-        self.stage = "swap"
-        with self.watch.time("swap"):
-            return stage.process(crops)
+        made = []
+        for present, _, _ in batches(crops.frames, self.work.settings.batch):
+            piece = take(crops, present)
+            self.stage, self.frame = "mask", int(piece.frames[0])
+            with self.watch.time("mask"):
+                piece = self._mask.process(piece)
+            self.stage = "swap"
+            with self.watch.time("swap"):
+                made.append(stage.process(piece))
+        return join(made)
 
     def _last(self, crops: Crops, segment: Segment) -> Crops:
         """The rows that the segment after this one can ask for; copies, so that the others can go."""

@@ -176,6 +176,7 @@ class StillSwapper:
             matrices=np.concatenate([p.matrices for p in pieces]),
             landmarks=np.concatenate([p.landmarks for p in pieces]),
             masks=np.concatenate(masks),
+            parses=np.concatenate([p.parses for p in pieces if p.parses is not None]),
         )
         crops = SwapStage(self.networks, settings, sources).process(crops)
         frames = [Frame(i, t) for i, t in enumerate(targets)]

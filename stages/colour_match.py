@@ -20,6 +20,7 @@ from typing import cast
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from .records import F32, U8
 
@@ -61,7 +62,7 @@ def match_colour(swapped: F32, target: U8, mask: F32, strength: float) -> F32:
 def low_frequencies(image: F32, mask: F32, sigma: float) -> F32:
     """Gaussian blur of ``sigma`` pixels that counts only what the mask covers.
 
-    ``image`` (H, W, C) or (H, W), ``mask`` (H, W) with weights ≥ 0; returns the image's shape. Far from
+    ``image`` (H, W, C), C ≤ 3, or (H, W); ``mask`` (H, W), weights ≥ 0; returns the image's shape. Far from
     any weight the result goes over into the weighted mean of the whole.
     """
     flat = image[..., None] if image.ndim == 2 else image
@@ -70,7 +71,8 @@ def low_frequencies(image: F32, mask: F32, sigma: float) -> F32:
     step = max(1, int(sigma / 4))
     size = (max(1, width // step), max(1, height // step))
     stack = np.dstack([flat * mask[..., None], mask]).astype(np.float32)
-    mean = stack[..., :-1].sum((0, 1), dtype=np.float64) / max(float(mask.sum(dtype=np.float64)), 1e-9)
+    sums = np.array(cv2.sumElems(stack)[: stack.shape[-1]])
+    mean = sums[:-1] / max(sums[-1], 1e-9)
     small = cv2.resize(stack, size, interpolation=cv2.INTER_AREA) if step > 1 else stack
     small = small.reshape(size[1], size[0], -1)
     sigmas = (sigma * size[0] / width, sigma * size[1] / height)
@@ -84,8 +86,11 @@ def low_frequencies(image: F32, mask: F32, sigma: float) -> F32:
 def _match(swapped: F32, target: U8, mask: F32, strength: float) -> F32:
     ours, theirs = _to_lab(swapped), _to_lab(target.astype(np.float32))
     our_skin, their_skin = skin_weights(ours, mask), skin_weights(theirs, mask)
-    our_mean, their_mean = _statistics(ours, our_skin)[0], _statistics(theirs, their_skin)[0]
-    our_spread, their_spread = _statistics(ours, mask)[1], _statistics(theirs, mask)[1]
+    inside = np.flatnonzero(mask)
+    our_planes, their_planes = _planes(ours, inside), _planes(theirs, inside)
+    our_mean = _statistics(our_planes, our_skin.take(inside))[0]
+    their_mean = _statistics(their_planes, their_skin.take(inside))[0]
+    our_spread, their_spread = (_statistics(p, mask.take(inside))[1] for p in (our_planes, their_planes))
     gain = float(np.clip((their_spread[0] + _FLOOR[0] / 2) / (our_spread[0] + _FLOOR[0] / 2), *GAIN))
     matched = np.empty_like(ours)
     matched[..., 0] = (ours[..., 0] - our_mean[0]) * gain + their_mean[0]
@@ -106,7 +111,7 @@ def _match_chroma(chroma: F32, ours: F32, theirs: F32) -> F32:
     # For skin with hardly any colour of its own (|a| ≲ 5) the turn fades out and a shift takes over.
     turn = (b * a.conjugate() + 25) / (abs(a) ** 2 + 25)
     rest = b - turn * a
-    x, y = chroma[..., 0] + shift[0], chroma[..., 1] + shift[1]
+    x, y = (chroma[..., i] + np.float32(shift[i]) for i in range(2))
     return np.stack(
         [turn.real * x - turn.imag * y + rest.real, turn.imag * x + turn.real * y + rest.imag], -1
     ).astype(np.float32)
@@ -117,21 +122,30 @@ def skin_weights(lab: F32, mask: F32) -> F32:
 
     A Welsch M-estimate of the main colour, a few rounds from the plain mean.
     """
-    weight = mask
+    inside = np.flatnonzero(mask)
+    planes, masked = _planes(lab, inside), mask.ravel()[inside].astype(np.float32)
+    weight = masked
     for _ in range(3):
-        mean, spread = _statistics(lab, weight)
-        distance = (((lab - mean) / (1.8 * np.maximum(spread, _FLOOR))) ** 2).sum(-1)
-        weight = mask * np.exp(-0.5 * distance)
-    return weight.astype(np.float32)
+        mean, spread = _statistics(planes, weight)
+        scale = 1 / (1.8 * np.maximum(spread, _FLOOR))
+        distance = ((planes - mean[:, None]) * scale[:, None]) ** 2
+        weight = masked * np.exp(np.float32(-0.5) * (distance[0] + distance[1] + distance[2]))
+    whole = np.zeros(mask.size, np.float32)
+    whole[inside] = weight
+    return whole.reshape(mask.shape)
 
 
-def _statistics(lab: F32, weight: F32) -> tuple[F32, F32]:
-    """Weighted mean and standard deviation of each channel, (3,) each."""
-    w = weight[..., None].astype(np.float64)
-    total = max(float(w.sum()), 1e-9)
-    mean = (lab * w).sum((0, 1)) / total
-    spread = np.sqrt(((lab - mean) ** 2 * w).sum((0, 1)) / total)
-    return mean.astype(np.float32), spread.astype(np.float32)
+def _planes(lab: F32, inside: NDArray[np.intp]) -> F32:
+    """(S, S, 3) → (3, N), of these pixels: arithmetic on whole planes takes a fraction of the time."""
+    return np.ascontiguousarray(lab.reshape(-1, 3).take(inside, 0).T)
+
+
+def _statistics(planes: F32, weight: F32) -> tuple[F32, F32]:
+    """Weighted mean and standard deviation of each channel, (3,) each, of (3, N) weighed by (N,)."""
+    total = max(float(weight.sum(dtype=np.float64)), 1e-9)
+    mean = ((planes * weight).sum(1, dtype=np.float64) / total).astype(np.float32)
+    variance = ((planes - mean[:, None]) ** 2 * weight).sum(1, dtype=np.float64) / total
+    return mean, np.sqrt(variance).astype(np.float32)
 
 
 def _to_lab(rgb: F32) -> F32:

@@ -41,18 +41,9 @@ def optical_flow(first: U8, second: U8, effort: Effort = "fast") -> F32:
 
 def follow(picture: F32 | U8, flow: F32) -> F32:
     """The second picture (H, W) or (H, W, C) brought onto the first, float32, linear, border repeated."""
-    height, width = flow.shape[:2]
-    xs, ys = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    return cast(
-        F32,
-        cv2.remap(
-            picture.astype(np.float32, copy=False),
-            xs + flow[..., 0],
-            ys + flow[..., 1],
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
-        ),
-    )
+    x, y = _partners(flow)
+    whole = picture.astype(np.float32, copy=False)
+    return cast(F32, cv2.remap(whole, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
 
 
 def agreement(forward: F32, backward: F32) -> F32:
@@ -62,13 +53,25 @@ def agreement(forward: F32, backward: F32) -> F32:
     whose partner lies outside the picture has none.
     """
     back = follow(backward, forward)
-    miss = ((forward + back) ** 2).sum(-1)
-    allowed = 0.01 * ((forward**2).sum(-1) + (back**2).sum(-1)) + 0.5
+    miss = _square(forward + back)
+    allowed = 0.01 * (_square(forward) + _square(back)) + 0.5
     height, width = forward.shape[:2]
-    xs, ys = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    x, y = xs + forward[..., 0], ys + forward[..., 1]
+    x, y = _partners(forward)
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     return cast(F32, (np.exp(-((miss / allowed) ** 2)) * inside).astype(np.float32))
+
+
+def _partners(flow: F32) -> tuple[F32, F32]:
+    """Where in the second picture each pixel of the first is: x and y, (H, W) each."""
+    height, width = flow.shape[:2]
+    xs, ys = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+    return flow[..., 0] + xs, flow[..., 1] + ys[:, None]
+
+
+def _square(flow: F32) -> F32:
+    """Its length squared, (H, W); numpy's sum over so short an axis takes several times as long."""
+    squares = flow**2
+    return cast(F32, squares[..., 0] + squares[..., 1])
 
 
 def _grey(picture: U8) -> U8:

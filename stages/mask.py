@@ -15,8 +15,10 @@ import torch
 from ..configs import Settings
 from . import Resources
 from .occlusion import FEATURES, occluders
-from .records import F32, Crops
+from .records import F32, U8, Crops
+from .rows import batches
 from .swap.features import part_mass
+from .swap.manifest import ParserEntry
 from .swap.networks import Networks, to_tensor
 from .swap.repeatable import repeatable
 
@@ -25,10 +27,9 @@ OVAL_CENTRE, OVAL_HEIGHT, OVAL_WIDTH = 0.42, 1.36, 1.13
 BORDER = 24  # pixels of a 256 crop over which a mask fades to 0 towards the edge
 
 
-def face_probability(networks: Networks, parse: torch.Tensor) -> torch.Tensor:
-    """Sum of the pack's face classes: (B, K, h, w) → (B, h, w) in [0, 1]."""
-    p = networks.manifest.parser
-    return parse[:, [p.classes.index(name) for name in p.face]].sum(1)
+def face_probability(parse: F32, parser: ParserEntry) -> F32:
+    """Sum of the pack's face classes: (K, h, w) → (h, w) in [0, 1]."""
+    return cast(F32, parse[[parser.classes.index(name) for name in parser.face]].sum(0))
 
 
 def soft_mask(probability: F32, grow: float, feather: float) -> F32:
@@ -57,7 +58,7 @@ def soft_mask(probability: F32, grow: float, feather: float) -> F32:
     width = max(feather * unit, 0.5)
     ramp = np.clip(0.5 + distance / (2 * width), 0, 1)
     mask = ramp * ramp * (3 - 2 * ramp)
-    edge = np.clip((np.arange(size) + 0.5) / (BORDER * unit), 0, 1)
+    edge = np.clip((np.arange(size, dtype=np.float32) + 0.5) / (BORDER * unit), 0, 1)
     edge = np.minimum(edge, edge[::-1])
     fade = np.minimum.outer(edge, edge)
     return cast(F32, (mask * fade * fade * (3 - 2 * fade)).astype(np.float32))
@@ -74,10 +75,12 @@ def face_oval(landmarks: F32, size: int) -> F32:
     down /= height
     width = max(float(np.hypot(*(landmarks[1] - landmarks[0]))), height * 0.8)
     centre = eyes + down * height * OVAL_CENTRE
-    ys, xs = np.mgrid[0:size, 0:size]
-    along = (xs - centre[0]) * down[0] + (ys - centre[1]) * down[1]
-    across = (xs - centre[0]) * down[1] - (ys - centre[1]) * down[0]
-    radius = np.sqrt((along / (height * OVAL_HEIGHT)) ** 2 + (across / (width * OVAL_WIDTH)) ** 2)
+    ticks = np.arange(size)
+    xs, ys = (ticks - centre[0])[None], (ticks - centre[1])[:, None]
+    high, wide = down / (height * OVAL_HEIGHT), down / (width * OVAL_WIDTH)
+    along = (xs * high[0]).astype(np.float32) + (ys * high[1]).astype(np.float32)
+    across = (xs * wide[1]).astype(np.float32) - (ys * wide[0]).astype(np.float32)
+    radius = np.sqrt(along * along + across * across)
     ramp = np.clip((1.06 - radius) / 0.12, 0, 1)
     return cast(F32, (ramp * ramp * (3 - 2 * ramp)).astype(np.float32))
 
@@ -96,21 +99,35 @@ class MaskStage:
 
     @torch.no_grad()
     def process(self, item: Crops, /) -> Crops:
-        """Masks (N, S, S) float32 in [0, 1]; each depends on its own crop only."""
-        size = item.images.shape[1]
-        masks = np.zeros((len(item), size, size), np.float32)
-        strength = np.float32(self.settings.occlusion)
-        for i in range(len(item)):
+        """Masks (N, S, S) float32 in [0, 1], and the parses they were made of.
+
+        Crops are parsed in the batches of ``rows.batches``; else each mask depends on its own crop only.
+        """
+        net = self.networks
+        parses: F32 | None = None
+        for present, rows, slots in batches(item.frames, self.settings.batch):
             with repeatable():
-                parse = self.networks.parse(to_tensor(item.images[i : i + 1], self.networks.device))
-            probability = _at_size(face_probability(self.networks, parse)[0].cpu().numpy(), size)
-            mask = soft_mask(probability, self.settings.mask_grow, self.settings.mask_feather)
-            masks[i] = mask * face_oval(item.landmarks[i], size)
-            if strength > 0:
-                parts = part_mass(parse[0].cpu().numpy(), self.networks.manifest.parser, *FEATURES)
-                hidden = occluders(item.images[i], probability, _at_size(parts, size))
-                masks[i] *= 1 - strength * hidden
-        return replace(item, masks=masks)
+                parse = net.parse(to_tensor(item.images[rows], net.device))[slots].cpu().numpy()
+            if parses is None:
+                parses = np.zeros((len(item), *parse.shape[1:]), np.float32)
+            parses[present] = parse
+        masks = np.zeros(item.images.shape[:3], np.float32)
+        for i in range(len(item)):
+            assert parses is not None
+            masks[i] = self._mask(item.images[i], item.landmarks[i], parses[i])
+        return replace(item, masks=masks, parses=parses)
+
+    def _mask(self, image: U8, landmarks: F32, parse: F32) -> F32:
+        """(S, S) of one crop with its landmarks (5, 2) and parse (K, p, p)."""
+        size, parser = len(image), self.networks.manifest.parser
+        probability = _at_size(face_probability(parse, parser), size)
+        mask = soft_mask(probability, self.settings.mask_grow, self.settings.mask_feather)
+        mask = mask * face_oval(landmarks, size)
+        if self.settings.occlusion > 0:
+            parts = _at_size(part_mass(parse, parser, *FEATURES), size)
+            hidden = occluders(image, probability, parts)
+            mask = mask * (1 - np.float32(self.settings.occlusion) * hidden)
+        return mask
 
 
 def _at_size(probability: F32, size: int) -> F32:

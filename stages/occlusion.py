@@ -95,10 +95,16 @@ def skin_residual(image: U8, skin: F32, unit: float) -> F32:
     if total < 1:
         return np.zeros(image.shape[:2], np.float32)
     light = low_frequencies(lab, weight, LIGHT * unit)
-    spread = float(np.sqrt((((lab - light) ** 2).mean(-1) * weight).sum() / total))
+    spread = float(np.sqrt(((_length(lab - light) ** 2) * weight).sum() / (3 * total)))
     soft = cv2.GaussianBlur(lab, (0, 0), 0.7 * unit)
-    away = np.linalg.norm(soft - light, axis=-1) / max(spread, LEAST_SPREAD)
+    away = _length(soft - light) / max(spread, LEAST_SPREAD)
     return cast(F32, np.minimum(away, FARTHEST).astype(np.float32))
+
+
+def _length(colours: F32) -> F32:
+    """Of (S, S, 3), along the last axis."""
+    squares = colours**2
+    return cast(F32, np.sqrt(squares[..., 0] + squares[..., 1] + squares[..., 2]))
 
 
 def _spread(x: F32, reach: float) -> F32:

@@ -140,6 +140,8 @@ class Crops:
     pixels to crop pixels, ``landmarks`` (N, 5, 2) in crop pixels. ``masks`` (N, S, S) float32 in
     [0, 1], 1 where the face is to be replaced, and ``swapped`` (N, S, S, 3) float32 RGB in [0, 255]
     are filled in by the stages of those names. ``weights`` (N,) fades a swap in and out (1 = full).
+    ``parses`` (N, K, p, p) float32, the class probabilities of the crops, are what the mask was made of;
+    the swap looks at them again and drops them.
     """
 
     track: int
@@ -150,6 +152,7 @@ class Crops:
     masks: F32 | None = None
     swapped: F32 | None = None
     weights: F32 | None = None
+    parses: F32 | None = None
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -1,8 +1,8 @@
-"""Rows of crops: taken, joined, put in order. One row is one frame's crop of a track."""
+"""Rows of crops: taken, joined, put in order, batched. One row is one frame's crop of a track."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .records import Crops
 
-_ARRAYS = ("frames", "images", "matrices", "landmarks", "masks", "swapped", "weights")
+_ARRAYS = ("frames", "images", "matrices", "landmarks", "masks", "swapped", "weights", "parses")
 
 
 def between(crops: Crops, start: int, stop: int) -> Crops:
@@ -38,6 +38,26 @@ def join(pieces: Sequence[Crops]) -> Crops:
 def in_order(crops: Crops) -> Crops:
     """By frame."""
     return take(crops, np.argsort(crops.frames))
+
+
+def batches(
+    frames: NDArray[np.int64], size: int
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int64]]]:
+    """What a network sees at once: the frames whose index // ``size`` is the same, each in the row of its
+    index % ``size``, and copies where a frame is missing. So the numbers a frame sees depend neither on
+    where segments end nor on which frames have a face.
+
+    Yields:
+        ``present``, which of ``frames`` (N,) they are; ``rows`` (size,), the index each row is filled
+        from; ``slots``, the rows of ``present``.
+    """
+    groups = frames // size
+    for group in np.unique(groups):
+        present = np.flatnonzero(groups == group)
+        slots = frames[present] % size
+        rows = np.full(size, present[0])
+        rows[slots] = present
+        yield present, rows, slots
 
 
 def _each(crops: Crops, change: Callable[[Any], Any]) -> Crops:

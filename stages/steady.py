@@ -105,7 +105,9 @@ class _Target:
         """How far each pixel of a row is the same point of the same face in another, (S, S) in [0, 1]."""
         there = follow(self._images[other], self.flow(row, other))
         apart = _blur(there - self._images[row].astype(np.float32), GRAIN)
-        unlike = np.exp(-(apart**2).max(-1) / LOOKS_SAME**2)
+        apart *= apart
+        most = np.maximum(np.maximum(apart[..., 0], apart[..., 1]), apart[..., 2])
+        unlike = np.exp(most * np.float32(-1 / LOOKS_SAME**2))
         return agreement(self.flow(row, other), self.flow(other, row)) * cast(F32, unlike)
 
     def forget(self, row: int) -> None:

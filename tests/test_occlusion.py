@@ -17,6 +17,7 @@ from ldvid.stages.detect import Detector
 from ldvid.stages.mask import MaskStage
 from ldvid.stages.occlusion import occluders, skin_residual
 from ldvid.stages.records import F32, U8, Crops, Track
+from ldvid.stages.rows import take
 from ldvid.stages.swap.networks import Networks
 from ldvid.stages.swap.pack import Pack
 
@@ -103,16 +104,18 @@ def test_off_is_the_mask_as_it_was(crop: Crops, networks: Networks, monkeypatch:
 
 
 def test_a_crop_alone_decides(crop: Crops, networks: Networks) -> None:
-    """The same mask in whatever company: so segments may end anywhere."""
+    """The same mask and parse in whatever company: so segments may end anywhere."""
     image, _ = stick(crop.images[0], 110)
-    three = replace(
-        crop, frames=np.arange(3), images=np.stack([crop.images[0], image, crop.images[0]]),
-        matrices=crop.matrices.repeat(3, 0), landmarks=crop.landmarks.repeat(3, 0),
+    five = replace(
+        crop, frames=np.array([2, 3, 4, 5, 6]), images=np.stack([crop.images[0], image] * 2 + [image]),
+        matrices=crop.matrices.repeat(5, 0), landmarks=crop.landmarks.repeat(5, 0),
     )  # fmt: skip
-    masks = MaskStage(networks, Settings(occlusion=1)).process(three).masks
-    assert masks is not None
-    assert np.array_equal(masks[1], mask_of(networks, with_(crop, image), 1))
-    assert np.array_equal(masks[0], masks[2])
+    stage = MaskStage(networks, Settings(occlusion=1, batch=4))
+    whole = stage.process(five)
+    for part in ([0], [1, 3], [2, 3, 4]):
+        pieces = stage.process(take(five, np.array(part)))
+        np.testing.assert_array_equal(pieces.masks, whole.masks[part])  # type: ignore[index]
+        np.testing.assert_array_equal(pieces.parses, whole.parses[part])  # type: ignore[index]
 
 
 def disc(radius: float, x: float = 128, y: float = 128) -> F32:

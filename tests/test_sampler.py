@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from ldvid.configs import GuidanceTerm
 from ldvid.errors import SettingsError
 from ldvid.stages.records import SourceFace
+from ldvid.stages.swap import sampler
 from ldvid.stages.swap.blend import at_level, blend, downsample_mask
 from ldvid.stages.swap.guidance import (
     Context,
@@ -232,6 +234,34 @@ def test_a_batch_is_its_rows(context: Context, z0: Tensor) -> None:
         with torch.no_grad():
             pictures = [context.networks.decode(z).clamp(0, 1) * 255 for z in (alone, both)]
         assert float((pictures[0] - pictures[1]).square().mean().sqrt()) < grey  # of 255; measured 0.005
+
+
+@given(steps=st.integers(1, 30), every=st.integers(1, 40))
+def test_every_nth_step_is_guided_counted_from_the_last(steps: int, every: int) -> None:
+    sampling = replace(FEW, steps=steps, guidance_every=every)
+    guided = [step for step in range(steps) if sampling.guides(step)]
+    assert guided[-1] == steps - 1 and len(guided) == -(-steps // every)
+    assert {b - a for a, b in itertools.pairwise(guided)} <= {every}
+
+
+def test_steps_between_only_denoise(context: Context, z0: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def counted(*values: Any) -> Tensor | None:
+        seen.append(context.step)
+        return guidance_loss(*values)
+
+    monkeypatch.setattr(sampler, "guidance_loss", counted)
+    m, chosen = downsample_mask(context.mask, 8), build_terms(terms())
+    results = []
+    for every, guided in ((1, [0, 1, 2]), (2, [0, 2]), (9, [2])):
+        seen.clear()
+        sampling = replace(FEW, step_size=0.05, guidance_every=every)
+        results.append(guided_swap(context, z0, z0, m, chosen, sampling))
+        assert seen == guided
+    plain = guided_swap(context, z0, z0, m, build_terms([]), FEW)
+    away = [float((r - plain).square().mean().sqrt()) for r in results]
+    assert away[0] > away[1] > away[2] > 0
 
 
 def test_masks_average_down_and_blends_are_exact_at_the_ends() -> None:

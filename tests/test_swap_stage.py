@@ -15,6 +15,7 @@ from ldvid.stages.decode import open_reader, probe
 from ldvid.stages.detect import Detector
 from ldvid.stages.mask import MaskStage, face_oval, soft_mask
 from ldvid.stages.records import Crops, SourceFace, Track
+from ldvid.stages.rows import take
 from ldvid.stages.swap.features import feature_points
 from ldvid.stages.swap.networks import Networks, to_tensor
 from ldvid.stages.swap.pack import Pack
@@ -51,12 +52,7 @@ def swapped(crops: Crops, networks: Networks, faces: tuple[SourceFace, SourceFac
 
 def rows(crops: Crops, *index: int) -> Crops:
     """Only some of the crops."""
-    pick = list(index)
-    assert crops.masks is not None
-    return replace(
-        crops, frames=crops.frames[pick], images=crops.images[pick], matrices=crops.matrices[pick],
-        landmarks=crops.landmarks[pick], masks=crops.masks[pick], swapped=None,
-    )  # fmt: skip
+    return replace(take(crops, np.array(index)), swapped=None)
 
 
 def embeddings(networks: Networks, images: np.ndarray, landmarks: np.ndarray) -> np.ndarray:

@@ -36,7 +36,8 @@ class Sampling:
     leaves the background noised to level k in the result. It is here to be measured, no setting leads
     to it; "previous" (ᾱ_{t−1}) is what §4.3 describes. ``conditioning`` "cfg" leaves
     lines 9–14 out and steers by the identity the UNet is told, ``cfg_scale`` times as far (§5.2 of the
-    paper); "both" does both.
+    paper); "both" does both. ``guidance_every`` n guides every n-th step, the last for certain: the cost
+    of a step is mostly its terms'.
     """
 
     steps: int
@@ -48,6 +49,11 @@ class Sampling:
     background: Literal["previous", "start"] = "previous"
     conditioning: Literal["gradient", "cfg", "both"] = "gradient"
     cfg_scale: float = 1.0
+    guidance_every: int = 1
+
+    def guides(self, step: int) -> bool:
+        """Whether this step of the loop, counted from 0, is guided by the terms."""
+        return (self.steps - 1 - step) % self.guidance_every == 0
 
 
 class Guidance(NamedTuple):
@@ -103,7 +109,11 @@ def guidance_gradient(
     Raises:
         SettingsError: a term's loss or gradient can't be used (named).
     """
-    guided = sampling.conditioning != "cfg" and any(s.weight(progress) > 0 for s in terms)
+    guided = (
+        sampling.conditioning != "cfg"
+        and sampling.guides(context.step)
+        and any(s.weight(progress) > 0 for s in terms)
+    )
     through_unet = guided and sampling.gradient == "full"
     with torch.set_grad_enabled(through_unet):
         if through_unet:

@@ -13,6 +13,7 @@ from ...configs import Settings
 from .. import Resources
 from ..colour_match import match_colour
 from ..records import F32, U8, Crops, SourceFace
+from ..rows import batches
 from .blend import downsample_mask
 from .context import Context, SourcePicture
 from .guidance import build_terms
@@ -28,9 +29,7 @@ Progress = Callable[[int], None]
 class SwapStage:
     """Runs Algorithm 1 on batches of a fixed size.
 
-    A batch holds the frames whose index // ``batch`` is the same, each in the row of its index %
-    ``batch``, and copies where a frame is missing: so the numbers a frame sees depend neither on where
-    segments end nor on which frames have a face.
+    Which crops share a batch, and in which row each is, ``rows.batches`` says: their frames alone decide.
 
     ``source`` is one face for all crops, or a list, one for each crop in its order (pairs of pictures).
 
@@ -61,6 +60,7 @@ class SwapStage:
             preview=settings.guidance_decoder == "preview",
             conditioning=settings.conditioning,
             cfg_scale=settings.cfg_scale,
+            guidance_every=settings.guidance_every,
         )
         self.micro_batch = settings.batch
         self._starts: list[SourceStart] = []
@@ -87,26 +87,19 @@ class SwapStage:
         return SourcePicture(image, np.stack([s.landmarks for s in sources]))
 
     def process(self, item: Crops, /) -> Crops:
-        """Fills ``swapped``, (N, S, S, 3) float32 RGB in [0, 255]; needs ``masks``."""
+        """Fills ``swapped``, (N, S, S, 3) float32 RGB in [0, 255]; needs ``masks``. Parses are used up."""
         if item.masks is None:
             raise ValueError("crops need masks before they are swapped")
         if len(self.sources) not in (1, len(item)):
             raise ValueError(f"{len(self.sources)} sources for {len(item)} crops")
         self.setup()
-        size, batch = item.images.shape[1], self.settings.batch
-        swapped = np.zeros((len(item), size, size, 3), np.float32)
-        groups = item.frames // batch
-        for group in np.unique(groups):
-            present = np.flatnonzero(groups == group)
-            rows = np.full(batch, present[0])
-            slots = item.frames[present] % batch
-            rows[slots] = present
+        swapped = np.zeros(item.images.shape, np.float32)
+        for present, rows, slots in batches(item.frames, self.settings.batch):
             swapped[present] = self._fitting(item, rows)[slots]
             if self.progress is not None:
                 self.progress(len(present))
-        return replace(
-            item, swapped=match_colour(swapped, item.images, item.masks, self.settings.colour_match)
-        )
+        matched = match_colour(swapped, item.images, item.masks, self.settings.colour_match)
+        return replace(item, swapped=matched, parses=None)
 
     def _fitting(self, item: Crops, rows: np.ndarray) -> F32:
         """One batch in pieces that fit into the memory."""
@@ -135,7 +128,7 @@ class SwapStage:
         with torch.no_grad():
             target = to_tensor(images, net.device)
             mask = tensor(masks, net.device)[:, None]
-            parse = net.parse(target)
+            parse = net.parse(target) if item.parses is None else tensor(item.parses[rows], net.device)
             z0 = net.encode(target)  # line 3 of Algorithm 1: z_0 = E(x_targ)
             start, latent_mask = z0, mask
             if self._starts:

@@ -1,6 +1,6 @@
 """Swap a clip and judge the result: identity, pose, landmarks, and what happened outside the face.
 
-    python benchmarks/swap_quality.py [CLIP SOURCE] [--preset cpu] [--set key=value]
+    python benchmarks/swap_quality.py [CLIP SOURCE] [--preset cpu] [--set key=value] [--start S --end S]
         [--identity-judge FILE.onnx --pose-judge FILE.onnx] [--sheet FILE.png] [--keep FILE.mp4]
 
 Identity is *recovered* by (s_swap − s_unrelated) / (s_same − s_unrelated), cosines by a network that did
@@ -8,7 +8,8 @@ not guide (``metrics/judge.py``): s_swap of swapped frames to the source, s_unre
 frames to the source, s_same between frames of the original person half a clip apart. 0 is unchanged, 1
 as near as another picture. Pose is the mean length of the (yaw, pitch, roll) difference between a frame
 and its original. Landmarks are the detector's, in per cent of the eye distance. Outside the face the
-frames are compared with the same encode of the untouched clip. The judges are those of
+frames are compared with the same encode of the untouched clip. Warp ratio, identity spread and jitter are
+those of ``metrics/stillness.py``, of the longest track. The judges are those of
 ``ldvid evaluate`` unless other files are given.
 """
 
@@ -24,6 +25,7 @@ import numpy as np
 from ldvid.configs import Settings, load_settings
 from ldvid.metrics.judge import recovery
 from ldvid.metrics.judges import open_judges
+from ldvid.metrics.stillness import measure
 from ldvid.pipeline.plan import Plan
 from ldvid.pipeline.request import SwapRequest
 from ldvid.pipeline.swap import swap_clip
@@ -43,22 +45,24 @@ ROOT = Path(__file__).resolve().parents[1]
 EDGE = 8  # pixels around the touched region that the codec may smear into
 
 
-def frames_of(path: Path) -> list[Frame]:
-    """All frames of a video; clips here are short."""
-    info = probe(path)
+def frames_of(path: Path, start: float | None = None, end: float | None = None) -> list[Frame]:
+    """All frames of a video, or those between two times in seconds; clips here are short."""
+    info = probe(path, start=start, end=end)
     reader = open_reader(info, "pyav")
     return list(reader.read(0, info.frames))
 
 
-def plain_encode(clip: Path, settings: Settings, folder: Path) -> list[U8]:
+def plain_encode(
+    clip: Path, start: float | None, end: float | None, settings: Settings, folder: Path
+) -> list[U8]:
     """The clip through the same encoder without a swap."""
-    info = probe(clip)
+    info = probe(clip, start=start, end=end)
     stage = EncodeStage(info, EncodeOptions.from_settings(settings, info), folder)
     pictures: list[U8] = []
-    frames = frames_of(clip)
-    for number, start in enumerate(range(0, len(frames), settings.segment_frames)):
-        part = frames[start : start + settings.segment_frames]
-        segment = Segment(number, start, start + len(part))
+    frames = frames_of(clip, start, end)
+    for number, first in enumerate(range(0, len(frames), settings.segment_frames)):
+        part = frames[first : first + settings.segment_frames]
+        segment = Segment(number, first, first + len(part))
         path = stage.process(RenderedSegment(segment, part, [f.rgb for f in part], [None] * len(part), 0))
         pictures += [f.rgb for f in frames_of(path)]
     return pictures
@@ -100,6 +104,8 @@ def main() -> None:
     parser.add_argument("source", nargs="?", type=Path, default=ROOT / "examples/face.png")
     parser.add_argument("--preset", default="cpu")
     parser.add_argument("--set", action="append", default=[], dest="assignments")
+    parser.add_argument("--start", type=float, help="seconds")
+    parser.add_argument("--end", type=float, help="seconds")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--identity-judge", type=Path)
     parser.add_argument("--pose-judge", type=Path)
@@ -114,13 +120,13 @@ def main() -> None:
         summary = swap_clip(
             SwapRequest(
                 args.clip, args.source, settings, output, job=folder / "job", keep_job=True, overwrite=True,
-                device=args.device,
+                device=args.device, start=args.start, end=args.end,
             )
         )  # fmt: skip
         took = time.perf_counter() - began
         plan = Plan.from_json((folder / "job/plan.json").read_text(encoding="utf-8"))
-        plain = plain_encode(args.clip, settings, folder)
-        before, after = frames_of(args.clip), frames_of(output)
+        plain = plain_encode(args.clip, args.start, args.end, settings, folder)
+        before, after = frames_of(args.clip, args.start, args.end), frames_of(output)
     pack = open_pack(settings.pack)
     networks = Networks.load(pack, args.device)
     detector = open_detector(pack, settings.detector_threshold)
@@ -158,6 +164,11 @@ def main() -> None:
     ]
     figures["landmarks, % of eye distance"] = landmarks
     figures["PSNR outside the face, dB"] = outside
+    track = max(tracks, key=lambda t: len(t.frames))
+    part = slice(int(track.frames[0]), int(track.frames[-1]) + 1)
+    still = measure(
+        [f.rgb for f in before[part]], [f.rgb for f in after[part]], track.landmarks, judges, source
+    )
     table = Table(title=f"{args.clip.name} ← {args.source.name}, preset {args.preset}, {summary.device}")
     for column in ("figure", "mean", "median", "worst"):
         table.add_column(column, justify="left" if column == "figure" else "right")
@@ -167,6 +178,11 @@ def main() -> None:
         table.add_row(key, f"{np.mean(values):.3f}", f"{np.median(values):.3f}", f"{worst:.3f}")
     console = Console(width=100)
     console.print(table)
+    console.print(
+        f"warp ratio {still.warp_ratio:.2f}; the original's in brackets: "
+        f"identity spread {still.identity_spread:.4f} ({still.original_spread:.4f}), "
+        f"jitter {still.jitter:.2f} ({still.original_jitter:.2f})"
+    )
     console.print(
         f"{summary.frames_swapped} of {summary.frames} frames, {took:.1f} s in all, "
         f"swap {summary.seconds.get('swap', 0):.1f} s, peak {summary.peak_memory / 2**20:.0f} MiB"

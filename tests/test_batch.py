@@ -34,7 +34,7 @@ from ldvid.stages.swap.pack import Pack
 
 SMALL = [
     "--set", "steps=1", "--set", "segment_frames=2", "--set", "keyframe_interval=2", "--set", "batch=2",
-    "--set", "guidance=[]", "--device", "cpu", "--threads", "1",
+    "--set", "guidance=[]", "--set", "steady=0.4", "--device", "cpu", "--threads", "1",
 ]  # fmt: skip
 
 

@@ -209,10 +209,8 @@ def test_a_real_job_on_a_real_cluster_seen_by_prometheus(
 ) -> None:
     from ldvid.pipeline.cluster.executor import RayExecutor
 
-    settings = load_settings(
-        "cpu",
-        assignments=["steps=1", "segment_frames=3", "keyframe_interval=3", "batch=1", "start=target"],
-    )
+    changes = ["steps=1", "segment_frames=3", "keyframe_interval=3", "batch=1", "start=target", "steady=0"]
+    settings = load_settings("cpu", assignments=changes)
     request = SwapRequest(
         example_clip, example_face, settings, tmp_path / "out.mp4", end=11.5 / 12, threads=1, device="cpu"
     )

@@ -540,9 +540,8 @@ def job(
     info = probe(example_clip)
     for frame in open_reader(info, "pyav").read(0, 4):
         save(folder / f"clip/{frame.index}.png", frame.rgb)
-    quick = load_settings(
-        assignments=["steps=1", "segment_frames=2", "keyframe_interval=2", "batch=1", "min_track_frames=1"]
-    )
+    changes = ["steps=1", "segment_frames=2", "keyframe_interval=2", "batch=1", "steady=0.4"]
+    quick = load_settings(assignments=[*changes, "min_track_frames=1"])
     swap_clip(
         SwapRequest(
             folder / "clip",

@@ -32,6 +32,7 @@ SMALL = """
     batch = 2
     segment_frames = 2
     keyframe_interval = 2
+    steady = 0.4
     gradient = "clean"
     guidance_decoder = "preview"
 

@@ -20,7 +20,10 @@ server = pytest.importorskip("moto.server", reason="needs a local S3 server: pip
 boto3 = pytest.importorskip("boto3")
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = ("--end", "0.5", "--set", "steps=1", "--set", "segment_frames=2", "--set", "keyframe_interval=2")
+SMALL = (
+    "--end", "0.5", "--set", "steps=1", "--set", "segment_frames=2", "--set", "keyframe_interval=2",
+    "--set", "steady=0.4",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

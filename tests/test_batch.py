@@ -315,7 +315,7 @@ def test_an_output_of_something_else_is_refused_for_its_clip_alone(
 ) -> None:
     """``differences`` on a real output: each thing that it depends on, and nothing else."""
     file = made / "out/two/second.mkv"
-    chosen = load_settings("cpu", overrides={"seed": 5}, assignments=SMALL[1:10:2])
+    chosen = load_settings("cpu", overrides={"seed": 5}, assignments=SMALL[1:12:2])
     same = SwapRequest(made / "takes/a.mp4", made / "other.png", chosen, start=1.0, end=1.2)
     record = read_record(file)
     assert record is not None

@@ -166,7 +166,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     settings, pack = load_settings(options.preset, assignments=options.assignments), open_pack(options.pack)
-    net = Networks.load(pack, options.device, settings.dtype)
+    compiled = settings.batch if settings.compile == "on" else 0
+    net = Networks.load(pack, options.device, settings.dtype, compiled)
     whole, parts = stages(pack, net, settings, options.frames)
     whole["swap"], seconds = steps(whole["swap"], net.device)
     figures = medians(whole, options.repeats, net.device)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
+import shutil
 import tempfile
 import tomllib
 import warnings
@@ -23,6 +25,7 @@ from typing import Any, cast
 import onnx
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own custom
+from ldvid.stages.swap.compact import build_guidance_decoder, save_half
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -233,9 +236,40 @@ def _write_faces(folder: Path, sizes: Sizes, generator: torch.Generator) -> None
     torch.save({"params": pose.state_dict()}, folder / "headpose_hopenet.pth")
 
 
-def _write_manifest(folder: Path) -> None:
-    """``celebahq-256``'s own, with what was written here in place of the files' hashes and origins."""
+GUIDANCE = "guidance.safetensors"
+STARTER = MANIFEST.parents[1] / "starter"
+
+
+def _write_fast(folder: Path) -> str:
+    """What ``celebahq-256`` lacks for preset ``fast``: a small decoder to guide through, and a parser and a
+    detector at work, those of ``starter``. The manifest that goes with it."""
+    save_half(build_guidance_decoder(3), folder / GUIDANCE)
     text = MANIFEST.read_text(encoding="utf-8")
+    theirs = (STARTER / "pack.toml").read_text(encoding="utf-8")
+    for section in ("parser", "detector"):
+        text = _without(text, section).replace("[files.", _section(theirs, section) + "\n\n[files.", 1)
+    for file in tomllib.loads(theirs)["parser"]["file"], tomllib.loads(theirs)["detector"]["file"]:
+        shutil.copyfile(STARTER / file, folder / file)
+        text += f'\n[files."{file}"]\n'
+    text += f'\n[files."{GUIDANCE}"]\n'
+    text = re.sub(r"guidance_size = \d+", "guidance_size = 256", text)
+    return text.replace('kind = "vq"', f'kind = "vq"\nguidance = "{GUIDANCE}"')
+
+
+def _blocks(text: str) -> list[str]:
+    return re.split(r"\n(?=\[)", text)
+
+
+def _section(text: str, name: str) -> str:
+    return "\n".join(b for b in _blocks(text) if b.startswith((f"[{name}]", f"[{name}.")))
+
+
+def _without(text: str, name: str) -> str:
+    return "\n".join(b for b in _blocks(text) if not b.startswith((f"[{name}]", f"[{name}.")))
+
+
+def _write_manifest(folder: Path, text: str) -> None:
+    """A manifest with what was written here in place of the files' hashes and origins."""
     files = tomllib.loads(text)["files"]
     head = text[: text.index("[files.")].rstrip().splitlines()
     while head[-1].startswith("#"):  # what is said of the real files' hashes
@@ -250,12 +284,14 @@ def _write_manifest(folder: Path) -> None:
     (folder / "pack.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_random_pack(folder: Path, *, full_size: bool = True, seed: int = 0) -> Path:
+def write_random_pack(folder: Path, *, full_size: bool = True, seed: int = 0, fast: bool = False) -> Path:
     """Write the pack into ``folder``, which must not exist or be empty; returns it.
 
     ``full_size`` makes the UNet, the autoencoder and the recogniser as large as the paper's (1.6 GB of
     files in all); otherwise they are tiny, which their own config.json and graph say. Parser and pose
-    network are facexlib's, whose sizes are fixed.
+    network are facexlib's, whose sizes are fixed. ``fast`` adds what ``celebahq-256`` lacks for preset
+    ``fast``: a small decoder to guide through, and parser and detector of ``starter``, which are no random
+    numbers, so that there are faces and masks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
@@ -268,7 +304,8 @@ def write_random_pack(folder: Path, *, full_size: bool = True, seed: int = 0) ->
         _write_unet(folder / "unet", sizes)
         _write_scheduler(folder / "scheduler")
         _write_faces(folder, sizes, generator)
-    _write_manifest(folder)
+        text = _write_fast(folder) if fast else MANIFEST.read_text(encoding="utf-8")
+    _write_manifest(folder, text)
     return folder
 
 

@@ -186,13 +186,14 @@ class _WarmStage(SwapStage):
     share = 0.0
     last: tuple[U8, F32] | None = None
 
-    def _composed(self, of: Any, images: U8, landmarks: F32, masks: F32, parses: F32) -> tuple[F32, F32]:
-        pictures, kept = super()._composed(of, images, landmarks, masks, parses)
-        if self.last is not None:
-            there = follow(self.last[1], optical_flow(images[0], self.last[0]))
-            weight = (self.share * masks[0] * (1 - kept[0]))[..., None]
-            pictures = (pictures * (1 - weight) + there * weight).astype(np.float32)
-        return pictures, kept
+    def prepare(self, item: Crops, /) -> Crops:
+        item = super().prepare(item)
+        if self.last is None:
+            return item
+        assert item.starts is not None and item.kept is not None and item.masks is not None
+        there = follow(self.last[1], optical_flow(item.images[0], self.last[0]))
+        weight = (self.share * item.masks[0] * (1 - item.kept[0]))[..., None]
+        return replace(item, starts=(item.starts * (1 - weight) + there * weight).astype(np.float32))
 
 
 def warm_start(s: Stretch, share: float) -> Crops:

@@ -1,15 +1,19 @@
 """How fast the guided swap is: a naive loop, what each remedy brings, and the presets.
 
-    python benchmarks/swap_speed.py [--device auto] [--what paper presets] [--repeats 2] [--steps 6]
-        [--small] [--json FILE]
+    python benchmarks/swap_speed.py [--device auto] [--what exact fast presets memory]
+        [--repeats 2] [--steps 6] [--warm] [--small] [--json FILE]
 
-"paper": one guided step at the paper's sizes (random weights in the layouts of ``celebahq-256``: what a step
+"exact": one guided step at the paper's sizes (random weights in the layouts of ``celebahq-256``: what a step
 costs does not depend on the values). The naive loop is plain code in this file: float32 without TF32, one
 frame at a time, Algorithm 1 as it is printed. Each row below it changes one thing of the row above, and
 runs the sampler that ships. The floor is 1.74 TFLOP, forward and input gradient, at 790 TFLOP/s, the rate an
-H100 was measured to reach in bfloat16. "presets": from aligned crops to swapped crops on the starter pack,
-everything included. Every row is measured ``--repeats`` times; the spread is the range of those over their
-mean. ``--small`` takes tiny networks, to see that this file runs.
+H100 was measured to reach in bfloat16. "fast": preset ``fast`` from aligned crops to swapped crops with
+networks of the paper's sizes, the parser of ``starter`` and a small decoder to guide through. "presets": the
+same on the starter pack. Both are timed as a job runs them: masks and starts made ahead, colours behind.
+"memory": preset ``paper`` at the paper's sizes, on a GPU of which less may be used (``--max-memory``).
+
+Every row is measured ``--repeats`` times; the spread is the range of those over their mean. ``--warm`` only
+compiles what the rows need, in one step each. ``--small`` takes tiny networks, to see that this file runs.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,16 +35,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own custom
 from frame_cost import clock, example
-from ldvid.configs import load_settings, preset_names
+from ldvid.configs import Settings, load_settings, preset_names
+from ldvid.pipeline.device import limit_gpu_memory
 from ldvid.stages.align import AlignStage
 from ldvid.stages.detect import open_detector
 from ldvid.stages.mask import MaskStage
+from ldvid.stages.records import Crops
+from ldvid.stages.rows import take
 from ldvid.stages.source import load_source
 from ldvid.stages.swap.blend import downsample_mask
 from ldvid.stages.swap.context import Context
 from ldvid.stages.swap.guidance import build_terms
-from ldvid.stages.swap.networks import Networks, resolve_device
-from ldvid.stages.swap.pack import open_pack
+from ldvid.stages.swap.networks import Networks, resolve_device, resolve_dtype
+from ldvid.stages.swap.pack import Pack, open_pack
 from ldvid.stages.swap.repeatable import repeatable
 from ldvid.stages.swap.sampler import Sampling, guided_swap
 from ldvid.stages.swap.stage import SwapStage
@@ -52,6 +60,7 @@ from torch import Tensor
 SOURCE = Path(__file__).resolve().parents[1] / "examples/face.png"
 FLOOR = 1.74e12 / 790e12 * 1000  # ms a step and frame, at the paper's sizes
 PAPER_STEPS = 50
+WIDE32 = 16  # frames a batch in float32, which takes twice the memory
 
 
 @dataclass(frozen=True)
@@ -91,69 +100,59 @@ def naive(net: Networks, context: Context, z0: Tensor, m: Tensor, steps: int) ->
     return z
 
 
-def compiled(net: Networks) -> Networks:
-    """The same networks through torch.compile; compilation happens at the first call."""
-    made = replace(net)
-    for name in ("unet", "identity", "parser"):
-        setattr(made, name, torch.compile(getattr(net, name)))
-    decode, preview = torch.compile(net.decode), net.preview and torch.compile(net.preview)
-    made.decode = decode  # type: ignore[method-assign]
-    made.preview = cast(Any, preview)
-    return made
+@dataclass(frozen=True)
+class Bench:
+    """How to measure."""
 
+    device: torch.device
+    repeats: int
+    steps: int
+    wide: int
+    warm: bool
 
-def timed(run: Callable[[], object], repeats: int, device: torch.device) -> tuple[list[float], float, float]:
-    """Seconds of each repeat, of the first run before them, and the peak memory in GiB."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-    began = clock(device)
-    run()
-    first = clock(device) - began
-    times = []
-    for _ in range(repeats):
-        began = clock(device)
+    def timed(self, run: Callable[[], object]) -> tuple[list[float], float, float]:
+        """Seconds of each repeat, of the first run before them, and the peak memory in GiB."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+        began = clock(self.device)
         run()
-        times.append(clock(device) - began)
-    return times, first, peak_memory(device)
+        first = clock(self.device) - began
+        times = []
+        for _ in range(1 if self.warm else self.repeats):
+            began = clock(self.device)
+            run()
+            times.append(clock(self.device) - began)
+        return times, first, peak_memory(self.device)
+
+    def row(self, name: str, run: Callable[[], object], batch: int) -> Row:
+        """A step at the paper's sizes, measured."""
+        times, first, memory = self.timed(run)
+        each = [1000 * t / self.steps / batch for t in times]
+        mean = float(np.mean(each))
+        spread = (max(each) - min(each)) / mean
+        return Row(name, batch, mean, spread, 1000 / mean / PAPER_STEPS, memory, first, FLOOR / mean)
 
 
-def row(
-    name: str, run: Callable[[], object], batch: int, steps: int, repeats: int, device: torch.device
-) -> Row:
-    """A step at the paper's sizes, measured."""
-    times, first, memory = timed(run, repeats, device)
-    each = [1000 * t / steps / batch for t in times]
-    mean = float(np.mean(each))
-    return Row(
-        name,
-        batch,
-        mean,
-        (max(each) - min(each)) / mean,
-        1000 / mean / PAPER_STEPS,
-        memory,
-        first,
-        FLOOR / mean,
-    )
-
-
-def at_papers_sizes(folder: Path, device: torch.device, steps: int, repeats: int, wide: int) -> Iterator[Row]:
-    """The naive loop and the rungs after it, at ``wide`` frames a batch where it says so."""
+def exact(pack: Pack, bench: Bench) -> Iterator[Row]:
+    """The naive loop and the rungs after it."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    pack = open_pack(str(folder))
-    net = Networks.load(pack, device.type, "float32")
-    m_of = net.manifest.autoencoder.downscale
 
     def prepared(net: Networks, batch: int) -> tuple[Context, Tensor, Tensor]:
         context = make_context(net, batch)
+        factor = net.manifest.autoencoder.downscale
         with torch.no_grad():
-            return context, net.encode(context.target), downsample_mask(context.mask, m_of)
+            return context, net.encode(context.target), downsample_mask(context.mask, factor)
 
-    def ours(net: Networks, batch: int, gradient: str) -> Callable[[], object]:
+    def ours(net: Networks, batch: int, gradient: str, *, preview: bool = False) -> Callable[[], object]:
         context, z0, m = prepared(net, batch)
         paper = load_settings("paper")
-        sampling = Sampling(steps, paper.start_level, gradient=cast(Any, gradient))
+        kind = cast(Any, gradient)
+        sampling = Sampling(bench.steps, paper.start_level, gradient=kind, preview=preview)
+        if preview and (small := net.manifest.parser.guidance_size):
+            with torch.no_grad():
+                context.target_parse = net.parse(context.target, small)
         terms = build_terms(paper.guidance)
 
         def run() -> object:
@@ -162,32 +161,78 @@ def at_papers_sizes(folder: Path, device: torch.device, steps: int, repeats: int
 
         return run
 
-    plain = partial(naive, net, *prepared(net, 1), steps)
-    yield row("naive loop, float32", plain, 1, steps, repeats, device)
-    yield row("ours, float32", ours(net, 1, "full"), 1, steps, repeats, device)
-    yield row("batches", ours(net, wide, "full"), wide, steps, repeats, device)
-    del plain
-    net = Networks.load(pack, device.type, "bfloat16")
-    yield row("bfloat16", ours(net, wide, "full"), wide, steps, repeats, device)
-    fast = compiled(net)
-    yield row("compiled", ours(fast, wide, "full"), wide, steps, repeats, device)
-    yield row("clean gradient", ours(fast, wide, "clean"), wide, steps, repeats, device)
+    wide = bench.wide
+    if not bench.warm:
+        net = Networks.load(pack, bench.device.type, "float32")
+        yield bench.row("naive loop, float32", partial(naive, net, *prepared(net, 1), bench.steps), 1)
+        yield bench.row("ours, float32", ours(net, 1, "full"), 1)
+        some = min(wide, WIDE32)
+        yield bench.row("batches", ours(net, some, "full"), some)
+        net = Networks.load(pack, bench.device.type, "bfloat16")
+        yield bench.row("bfloat16", ours(net, wide, "full"), wide)
+    net = Networks.load(pack, bench.device.type, "bfloat16", wide)
+    yield bench.row("compiled, parts exchanged", ours(net, wide, "full"), wide)
+    yield bench.row("clean gradient", ours(net, wide, "clean"), wide)
+    yield bench.row("guidance decoder", ours(net, wide, "clean", preview=True), wide)
 
 
-def of_preset(name: str, device: torch.device, repeats: int, frames: int) -> Row:
+def crops_of(pack: Pack, settings: Settings, count: int) -> Crops:
+    """Aligned faces of the example clip, again and again where it has fewer frames."""
+    pictures, track = example(pack, settings, min(count, 48))
+    crops = AlignStage(track, pack.manifest.template_points(), pack.manifest.crop_size).process(pictures)
+    crops = take(crops, np.arange(count) % len(crops))
+    return replace(crops, frames=np.arange(count, dtype=np.int64))
+
+
+def as_a_job(mask: MaskStage, swap: SwapStage, crops: Crops, size: int) -> None:
+    """Segments of ``size`` frames: masks and starts made one ahead, colours one behind."""
+    parts = [take(crops, np.arange(i, min(i + size, len(crops)))) for i in range(0, len(crops), size)]
+    with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(1) as behind:
+        coming = [ahead.submit(lambda part=part: swap.prepare(mask.process(part))) for part in parts]
+        done = []
+        for part in coming:
+            ready = replace(part.result(), parses=None)
+            for first in range(0, len(ready), swap.settings.batch):
+                last = min(first + swap.settings.batch, len(ready))
+                done.append(behind.submit(swap.match, swap.sample(take(ready, np.arange(first, last)))))
+        for each in done:
+            each.result()
+
+
+def of_preset(name: str, pack: Pack, settings: Settings, bench: Bench, frames: int) -> Row:
     """Aligned crops of the example clip to swapped crops, masks and colours included."""
-    settings, pack = load_settings(name), open_pack("starter")
-    net = Networks.load(pack, device.type, settings.dtype)
-    pictures, track = example(pack, settings, frames)
+    compiled = settings.batch if settings.compile == "on" else 0
+    net = Networks.load(pack, bench.device.type, resolve_dtype(settings.dtype, bench.device.type), compiled)
     detector = open_detector(pack, settings.detector_threshold)
     source = load_source(SOURCE, pack, detector, net.embed, None)[0]
-    crops = AlignStage(track, pack.manifest.template_points(), pack.manifest.crop_size).process(pictures)
+    crops = crops_of(pack, settings, frames)
     mask, swap = MaskStage(net, settings), SwapStage(net, settings, source)
-    times, first, memory = timed(lambda: swap.process(mask.process(crops)), repeats, device)
+    times, first, memory = bench.timed(lambda: as_a_job(mask, swap, crops, settings.segment_frames))
     each = [1000 * t / frames / settings.steps for t in times]
     mean = float(np.mean(each))
     spread = (max(each) - min(each)) / mean
-    return Row(f"preset {name}", settings.batch, mean, spread, 1000 / mean / settings.steps, memory, first)
+    return Row(name, settings.batch, mean, spread, 1000 / mean / settings.steps, memory, first)
+
+
+def in_memory(pack: Pack, bench: Bench, sizes: list[float], dtype: str) -> Iterator[Row]:
+    """Preset ``paper`` with batches as large as fit into so many GB."""
+    settings = load_settings("paper").model_copy(
+        update={"steps": 2, "batch": bench.wide, "dtype": dtype, "segment_frames": 2 * bench.wide}
+    )
+    for size in sizes:
+        limit_gpu_memory(int(size * 1e9))
+        net = Networks.load(pack, bench.device.type, dtype)
+        detector = open_detector(pack, settings.detector_threshold)
+        source = load_source(SOURCE, pack, detector, net.embed, None)[0]
+        masked = MaskStage(net, settings).process(crops_of(pack, settings, bench.wide))
+        swap = SwapStage(net, settings, source)
+        times, first, memory = bench.timed(lambda swap=swap, masked=masked: swap.process(masked))
+        each = [1000 * t / bench.wide / settings.steps for t in times]
+        mean = float(np.mean(each))
+        spread = (max(each) - min(each)) / mean
+        name = f"paper, {dtype}, --max-memory {size:g}GB"
+        yield Row(name, swap.fitting.micro_batch, mean, spread, 1000 / mean / PAPER_STEPS, memory, first)
+        del net, swap, masked
 
 
 def show(rows: list[Row], device: str) -> Table:
@@ -217,34 +262,62 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--what", nargs="+", choices=("paper", "presets"))
-    parser.add_argument("--presets", nargs="+", choices=preset_names(), help="default on a GPU: all")
+    parser.add_argument("--what", nargs="+", choices=("exact", "fast", "presets", "memory"))
+    parser.add_argument("--presets", nargs="+", choices=preset_names(), help="on a GPU: all but paper")
+    parser.add_argument("--set", action="append", default=[], dest="assignments", help="of the presets")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=6, help="timed at the paper's sizes")
+    parser.add_argument("--steps", type=int, default=6, help="timed of the exact path")
     parser.add_argument("--batch", type=int, default=32, help="frames a batch at the paper's sizes")
-    parser.add_argument("--frames", type=int, help="of the example clip (48; 4 without a GPU)")
+    parser.add_argument("--frames", type=int, help="of the example clip (384; 4 without a GPU)")
+    parser.add_argument("--max-memory", nargs="+", type=float, default=[8, 12, 24], help="GB")
+    parser.add_argument("--warm", action="store_true", help="only compile")
     parser.add_argument("--small", action="store_true", help="tiny networks instead of the paper's")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = resolve_device(options.device)
     gpu = device.type == "cuda"
-    what = options.what or ["paper", "presets"] if gpu or options.small else options.what or ["presets"]
-    presets = options.presets or (preset_names() if gpu else ["cpu"])
-    rows: list[Row] = []
+    what = options.what or (["exact", "fast", "presets", "memory"] if gpu else ["presets"])
+    presets = options.presets or ([p for p in preset_names() if p != "paper"] if gpu else ["cpu"])
+    wide = min(options.batch, 2) if options.small else options.batch
+    bench = Bench(device, options.repeats, 1 if options.warm else options.steps, wide, options.warm)
+    frames = options.frames or (384 if gpu else 4)
     console, began = Console(width=120), time.perf_counter()
-    if "paper" in what:
+
+    def rows() -> Iterator[Row]:
         with tempfile.TemporaryDirectory() as scratch:
-            folder = write_random_pack(Path(scratch) / "celebahq-256", full_size=not options.small)
-            wide = min(options.batch, 2) if options.small else options.batch
-            for made in at_papers_sizes(folder, device, options.steps, options.repeats, wide):
-                rows.append(made)
-                console.print(f"{made.name}: {made.milliseconds:.2f} ms a step and frame")
-    if "presets" in what:
-        rows += [of_preset(p, device, options.repeats, options.frames or (48 if gpu else 4)) for p in presets]
-    console.print(show(rows, device_name(device)))
+            if {"exact", "fast", "memory"} & set(what):
+                write_random_pack(Path(scratch) / "paper", full_size=not options.small, fast=True)
+                pack = open_pack(str(Path(scratch) / "paper"))
+            if "exact" in what:
+                yield from exact(pack, bench)
+            if "fast" in what:
+                changes = {"conditioning": "gradient", "batch": wide, "segment_frames": 3 * wide}
+                changes |= {"keyframe_interval": 3 * wide}
+                fast = load_settings("fast", overrides=changes)
+                for compiled in ("off", "on") if not bench.warm else ("on",):
+                    if compiled == "on" and not gpu:
+                        continue
+                    settings = fast.model_copy(update={"compile": compiled})
+                    title = f"fast, {'compiled' if compiled == 'on' else 'eager'}"
+                    yield of_preset(title, pack, settings, bench, frames)
+            if "memory" in what and gpu and not bench.warm:
+                for dtype in ("float32", "bfloat16"):
+                    yield from in_memory(pack, bench, options.max_memory, dtype)
+                torch.cuda.set_per_process_memory_fraction(1.0)
+        if "presets" in what:
+            for name in presets:
+                settings = load_settings(name, assignments=options.assignments)
+                title = f"starter, {name}{', compiled' if settings.compile == 'on' else ''}"
+                yield of_preset(title, open_pack("starter"), settings, bench, frames)
+
+    made = []
+    for row in rows():
+        made.append(row)
+        console.print(f"{row.name}: {row.milliseconds:.2f} ms a step and frame, first run {row.first:.1f} s")
+    console.print(show(made, device_name(device)))
     if options.json:
         report = {"device": device_name(device), "torch": torch.__version__, "small": options.small}
-        report |= {"seconds": time.perf_counter() - began, "rows": [asdict(r) for r in rows]}
+        report |= {"seconds": time.perf_counter() - began, "rows": [asdict(r) for r in made]}
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

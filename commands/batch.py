@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import SettingsError
-from .common import hush, parse_time, ray_options
+from .common import hush, parse_size, parse_time, ray_options
 from .options import (
     Assignments,
+    Compile,
     Config,
     Debug,
     Device,
@@ -20,6 +21,7 @@ from .options import (
     GpuFraction,
     Gpus,
     Guidance,
+    MaxMemory,
     OnError,
     Pack,
     Preset,
@@ -66,6 +68,8 @@ def batch(
     ] = False,
     device: Device = "auto",
     threads: Threads = None,
+    compiled: Compile = None,
+    max_memory: MaxMemory = None,
     executor: Executor = "local",
     ray_address: RayAddress = None,
     gpus: Gpus = None,
@@ -116,7 +120,7 @@ def batch(
         return load_settings(
             its_preset or preset,
             config=config,
-            overrides={"pack": pack, "seed": seed if its_seed is None else its_seed},
+            overrides={"pack": pack, "seed": seed if its_seed is None else its_seed, "compile": compiled},
             guidance=guidance or (),
             assignments=assignments or (),
         )
@@ -149,6 +153,7 @@ def batch(
         device=device,
         allow_no_face=allow_no_face,
         threads=threads,
+        max_memory=None if max_memory is None else parse_size(max_memory, "--max-memory"),
         policy=Policy(retries, on_error, time_limit),
         ray=ray,
         at_once=at_once,

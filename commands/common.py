@@ -27,6 +27,19 @@ def parse_time(text: str, flag: str) -> float:
     return (int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + float(match[3])) * unit
 
 
+def parse_size(text: str, flag: str) -> int:
+    """Bytes from ``10GB``, ``800 MiB`` or a plain number."""
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    try:
+        size = int(TypeAdapter(ByteSize).validate_python(text.strip()))
+    except ValidationError:
+        size = 0
+    if size <= 0:
+        raise SettingsError(f"{flag} {text}: not a size; write it like 10GB or 800MiB")
+    return size
+
+
 def ray_options(
     executor: str,
     *,

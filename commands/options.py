@@ -53,6 +53,21 @@ Threads = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="CPU threads of the networks; another number rounds differently."),
 ]
+Compile = Annotated[
+    Literal["auto", "on", "off"] | None,
+    typer.Option(
+        "--compile",
+        help="Compile networks for the GPU. Default: for long clips (docs/performance.md).",
+    ),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        metavar="SIZE",
+        help="Of the GPU's memory to use at most, as 10GB; batches shrink.",
+    ),
+]
 DebugOverlay = Annotated[
     bool, typer.Option("--debug-overlay", help="Draw boxes, tracks, landmarks and mask outlines on it.")
 ]

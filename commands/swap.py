@@ -11,9 +11,10 @@ from typing import Annotated
 import typer
 
 from ..errors import SettingsError
-from .common import hush, parse_time, ray_options
+from .common import hush, parse_size, parse_time, ray_options
 from .options import (
     Assignments,
+    Compile,
     Config,
     Debug,
     DebugOverlay,
@@ -22,6 +23,7 @@ from .options import (
     GpuFraction,
     Gpus,
     Guidance,
+    MaxMemory,
     OnError,
     Overwrite,
     Pack,
@@ -79,6 +81,8 @@ def swap(
     ] = False,
     device: Device = "auto",
     threads: Threads = None,
+    compiled: Compile = None,
+    max_memory: MaxMemory = None,
     executor: Executor = "local",
     ray_address: RayAddress = None,
     gpus: Gpus = None,
@@ -123,7 +127,7 @@ def swap(
     settings = load_settings(
         preset,
         config=config,
-        overrides={"pack": pack, "seed": seed, "debug_overlay": debug_overlay or None},
+        overrides={"pack": pack, "seed": seed, "debug_overlay": debug_overlay or None, "compile": compiled},
         guidance=guidance or (),
         assignments=assignments or (),
     )
@@ -168,6 +172,7 @@ def swap(
         keep_job=keep_job,
         device=device,
         threads=threads,
+        max_memory=None if max_memory is None else parse_size(max_memory, "--max-memory"),
         allow_no_face=allow_no_face,
         policy=Policy(retries, on_error, time_limit),
         ray=ray_options(

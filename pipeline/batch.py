@@ -33,6 +33,7 @@ from .files import remove, size_of
 from .lock import acquire, release
 from .request import SwapRequest
 from .swap import swap_clip
+from .work import compiled_for
 
 if TYPE_CHECKING:
     from .cluster.executor import RayExecutor
@@ -185,7 +186,7 @@ class _Batch:
 
         first = self.swaps[indices[0]].settings
         dtype = resolve_dtype(first.dtype, device)
-        executor.prepare(first.pack, open_pack(first.pack).digest(), dtype)
+        executor.prepare(first.pack, open_pack(first.pack).digest(), dtype, compiled_for(first))
         at_once = self.request.at_once or executor.pool().size.workers + 2
         drivers = [
             threading.Thread(target=drive, name=f"ldvid-clip-{n}", daemon=True)

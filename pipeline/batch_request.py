@@ -33,6 +33,7 @@ class BatchRequest:
     device: str = "auto"
     allow_no_face: bool = False
     threads: int | None = None
+    max_memory: int | None = None
     policy: Policy = field(default_factory=Policy)
     ray: RayOptions | None = None
     at_once: int | None = None
@@ -78,6 +79,7 @@ def swap_requests(request: BatchRequest) -> list[SwapRequest]:
             source_face=item.source_face or (request.source_face if item.source is None else None),
             allow_no_face=request.allow_no_face,
             threads=request.threads,
+            max_memory=request.max_memory,
             policy=request.policy,
         )
         for item, source, chosen, output in zip(request.items, sources, settings, outputs, strict=True)

@@ -51,7 +51,7 @@ class Bench:
 
     def swapper(self, settings: Settings) -> StillSwapper:
         """A swapper of other settings that shares the networks where their number format is the same."""
-        same = settings.dtype == self.base.settings.dtype
+        same = all(getattr(settings, k) == getattr(self.base.settings, k) for k in ("dtype", "compile"))
         return StillSwapper(
             settings,
             device=self._device,

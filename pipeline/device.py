@@ -5,6 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from ..errors import SettingsError
+
+DRIVER_BYTES = 600_000_000  # what CUDA takes beside torch: its context, cuDNN, cuBLAS
+
 
 def compute_device(name: str, threads: int | None) -> tuple[str, int | None]:
     """``("cpu", threads)`` or ``("NVIDIA H200", None)`` for ``auto``, ``cpu`` or ``cuda``.
@@ -27,15 +31,40 @@ def compute_device(name: str, threads: int | None) -> tuple[str, int | None]:
 
 @contextlib.contextmanager
 def cpu_threads(threads: int | None) -> Iterator[None]:
-    """The networks use so many CPU threads inside; None leaves torch as it is."""
+    """Networks and arithmetic use so many CPU threads inside; None leaves them as they are."""
     if threads is None:
         yield
         return
     import torch
 
+    from ..stages.spread import limited
+
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        yield
+        with limited(threads):
+            yield
     finally:
         torch.set_num_threads(before)
+
+
+def limit_gpu_memory(limit: int | None) -> None:
+    """This process takes at most ``limit`` bytes of its GPU's memory; None: as much as there is.
+
+    What does not fit then is tried in smaller batches (``stages.swap.fitting``), which is what a smaller GPU
+    would do. Nothing happens where there is no GPU.
+
+    Raises:
+        SettingsError: not even the driver's own share fits.
+    """
+    import torch
+
+    if limit is None or not torch.cuda.is_available():
+        return
+    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    share = (limit - DRIVER_BYTES) / total
+    if share <= 0:
+        raise SettingsError(
+            f"--max-memory: the GPU's driver alone takes {DRIVER_BYTES / 1e9:.1f} GB; give several GB"
+        )
+    torch.cuda.set_per_process_memory_fraction(min(share, 1.0))

@@ -32,12 +32,12 @@ class Executor(Protocol):
         """What the swap computes on (``compute_device``), for ``auto``, ``cpu`` or ``cuda``."""
         ...
 
-    def prepare(self, pack: str, digest: str, dtype: str) -> None:
-        """Segments of jobs with this pack (name or folder) and precision will come: workers may be started.
-        After ``device``; returns at once."""
+    def prepare(self, pack: str, digest: str, dtype: str, compiled: int = 0) -> None:
+        """Segments of jobs with this pack (name or folder), precision and compilation (as ``Networks.load``)
+        will come: workers may be started. After ``device``; returns at once."""
         ...
 
-    def networks(self, pack: Pack, device: str, dtype: str) -> Networks:
+    def networks(self, pack: Pack, device: str, dtype: str, compiled: int = 0) -> Networks:
         """The networks that this process looks at the source and the clip with."""
         ...
 
@@ -59,18 +59,18 @@ class Executor(Protocol):
 
 
 class Loaded:
-    """Networks by pack, device and precision, loaded once a process."""
+    """Networks by pack, device, precision and compilation, loaded once a process."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, str, str], Networks] = {}
+        self._held: dict[tuple[str, str, str, int], Networks] = {}
         self._guard = threading.Lock()
 
-    def networks(self, pack: Pack, device: str, dtype: str) -> Networks:
+    def networks(self, pack: Pack, device: str, dtype: str, compiled: int = 0) -> Networks:
         """As ``Networks.load``."""
-        key = (pack.digest(), device, dtype)
+        key = (pack.digest(), device, dtype, compiled)
         with self._guard:
             if key not in self._held:
-                self._held[key] = Networks.load(pack, device, dtype)
+                self._held[key] = Networks.load(pack, device, dtype, compiled)
             return self._held[key]
 
 
@@ -85,12 +85,12 @@ class LocalExecutor:
         """As ``compute_device``."""
         return compute_device(name, threads)
 
-    def prepare(self, pack: str, digest: str, dtype: str) -> None:
+    def prepare(self, pack: str, digest: str, dtype: str, compiled: int = 0) -> None:
         """Nothing: this process loads the networks for the analysis already."""
 
-    def networks(self, pack: Pack, device: str, dtype: str) -> Networks:
+    def networks(self, pack: Pack, device: str, dtype: str, compiled: int = 0) -> Networks:
         """As ``Networks.load``, once."""
-        return self._loaded.networks(pack, device, dtype)
+        return self._loaded.networks(pack, device, dtype, compiled)
 
     def looks(self, view: View, pack: Pack, watch: Stopwatch) -> Generator[Look, None, None]:
         """A thread looks ahead."""
@@ -112,7 +112,8 @@ class LocalExecutor:
         before = _swapping(watch)
         began = time.perf_counter()
         renderer = Renderer(work, ledger, networks, listener, watch, self.policy)
-        run_segments(segments, renderer.load, renderer.swap, renderer.write)
+        prepare = renderer.prepare if networks.device.type == "cuda" else None
+        run_segments(segments, renderer.load, renderer.swap, renderer.write, prepare)
         took = time.perf_counter() - began
         share = (_swapping(watch) - before) / max(took, 1e-9)
         return Rendering(took, 1, share, [f.text() for f in renderer.retried])

@@ -14,7 +14,8 @@ class Identity:
     """What a job is: two runs with equal identities make the same bytes.
 
     ``device`` is ``cpu`` or the GPU's name, ``threads`` the CPU threads of the networks, None on a GPU,
-    ``dtype`` what they compute in (``networks.resolve_dtype``).
+    ``dtype`` what they compute in and ``compiled`` whether through a compiler (``networks.resolve_dtype``,
+    ``resolve_compile``).
     ``who`` says who gets which source (``assign.identity_values``), None where ``source_sha256`` is the
     only one and goes to the largest person.
     """
@@ -34,6 +35,7 @@ class Identity:
     threads: int | None = None
     device: str | None = None
     dtype: str = "float32"
+    compiled: bool = False
 
     def digest(self) -> str:
         """SHA-256 over what decides the picture (not the clip's name)."""
@@ -66,6 +68,8 @@ class Identity:
         plain |= {"threads": "--threads"} if same else {"device": "device"}
         if same and (old.get("settings") or {}).get("dtype") == self.settings.get("dtype"):
             plain["dtype"] = "what dtype=auto is on this machine"
+        if same and (old.get("settings") or {}).get("compile") == self.settings.get("compile"):
+            plain["compiled"] = "what compile=auto is for this clip"
         for key, words in plain.items():
             if old.get(key) != getattr(self, key):
                 changes.append(f"{words}: {_show(old.get(key))} → {_show(getattr(self, key))}")

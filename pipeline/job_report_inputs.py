@@ -113,6 +113,7 @@ def _from_job(folder: Path, clip: Path | None, sources: Sequence[Path]) -> Input
         "device": record.get("device") or identity.device,
         "threads": identity.threads,
         "dtype": identity.dtype,
+        "compiled": identity.compiled,
         "versions": record.get("versions") or {"ldvid": identity.version},
         "passed_through": _passed(done.values()),
         "output": record.get("output"),

@@ -63,7 +63,8 @@ def _hashes(inputs: Inputs) -> str:
     rows.append(("settings", _code(facts.get("settings_digest"))))
     threads = f", {facts['threads']} threads" if facts.get("threads") else ""
     precision = f", {facts['dtype']}" if facts.get("dtype") else ""
-    rows.append(("device", escape(f"{facts.get('device')}{threads}{precision}")))
+    compiled = ", compiled" if facts.get("compiled") else ""
+    rows.append(("device", escape(f"{facts.get('device')}{threads}{precision}{compiled}")))
     versions = ", ".join(f"{k} {v}" for k, v in (facts.get("versions") or {}).items())
     rows.append(("versions", escape(versions)))
     return f'<div class="card"><h3>Hashes and versions</h3><table>{_rows(rows)}</table></div>'

@@ -32,6 +32,7 @@ class Loaded:
 
     ``passed`` says why the original is passed through instead of a swap. ``notes`` goes into the
     segment's ledger entry: ``alone`` names frames beyond its ends that the average had to do without.
+    ``prepared`` holds, for each of ``crops``, those rows of it whose masks and starts were made ahead.
     """
 
     segment: Segment
@@ -39,6 +40,7 @@ class Loaded:
     frames: list[Frame] = field(default_factory=list)
     passed: str | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    prepared: list[Crops] = field(default_factory=list)
 
 
 class Part:

@@ -1,7 +1,8 @@
 """The local executor: segments in order on this machine, the stages' work overlapped by threads.
 
 While the networks work on one segment, one thread decodes and aligns the next and another pastes and
-encodes the last; at most three segments are in memory. Results do not depend on timing: each
+encodes the last; at most three segments are in memory. With a GPU, one more makes the masks and starts
+of the next, and loading is two segments ahead. Results do not depend on timing: each
 segment is a pure function of the plan, and order is kept.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -53,6 +55,12 @@ class Renderer:
     def load(self, segment: Segment) -> Loaded:
         """Decode and align."""
         return self._tried(self._loader, self._loader.load, segment, Loaded(segment, []))
+
+    def prepare(self, loaded: Loaded) -> Loaded:
+        """What can be done ahead of a swap on a GPU; on a CPU nothing, as it would only take turns."""
+        if not loaded.crops or self._swapper is None or not self._swapper.on_gpu:
+            return loaded
+        return self._swapper.prepare(loaded)
 
     def swap(self, loaded: Loaded) -> Loaded:
         """Mask and swap."""
@@ -110,8 +118,10 @@ def run_segments(
     load: Callable[[Segment], Ready],
     work: Callable[[Ready], Worked],
     write: Callable[[Worked], None],
+    prepare: Callable[[Ready], Ready] | None = None,
 ) -> None:
-    """``write(work(load(s)))`` for every segment; ``work`` runs in the calling thread.
+    """``write(work(prepare(load(s))))`` for every segment; ``work`` runs in the calling thread, the others in
+    one each.
 
     The first exception of any of the three ends the run and is raised here; what was being written
     is finished first, so that on Ctrl-C no finished work is lost.
@@ -119,14 +129,26 @@ def run_segments(
     if not segments:
         return
     loader = ThreadPoolExecutor(1, "ldvid-load")
+    preparer = ThreadPoolExecutor(1, "ldvid-prepare")
     writer = ThreadPoolExecutor(1, "ldvid-write")
     writing: Future[None] | None = None
     try:
-        ahead = loader.submit(load, segments[0])
-        for following in [*segments[1:], None]:
-            loaded = ahead.result()
-            if following is not None:
-                ahead = loader.submit(load, following)
+        steps = 1 if prepare is None else 2  # that a segment is ahead of the one at work
+        coming: deque[Future[Ready]] = deque()
+        waiting = iter(segments)
+
+        def bring() -> None:
+            segment = next(waiting, None)
+            if segment is None:
+                return
+            loading = loader.submit(load, segment)
+            coming.append(loading if prepare is None else preparer.submit(lambda: prepare(loading.result())))
+
+        for _ in range(steps):
+            bring()
+        while coming:
+            loaded = coming.popleft().result()
+            bring()
             worked = work(loaded)
             del loaded
             if writing is not None:
@@ -137,6 +159,7 @@ def run_segments(
             writing.result()
     finally:
         loader.shutdown(wait=True, cancel_futures=True)
+        preparer.shutdown(wait=True, cancel_futures=True)
         writer.shutdown(wait=True)
 
 

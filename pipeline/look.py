@@ -9,7 +9,12 @@ fully; the others only where fewer people are found upright than it showed, or o
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import queue
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ..configs import Settings
@@ -18,12 +23,14 @@ from ..stages.decode import Reader, open_reader
 from ..stages.detect import Detector, open_detector
 from ..stages.records import U8, ClipInfo, Detection, Frame
 from ..stages.shots import Description, describe
+from ..stages.spread import width
 from ..stages.swap.pack import Pack
 from ..stages.track import aligned_face
 from .progress import Stopwatch
 
 _LOST_TOGETHER = 250  # frames in a row that can't be decoded: then it is the file that is broken
 GROUP = 8  # frames
+GROUP_BYTES = 512 * 2**20  # of frames that are looked at, or wait for it, at the same time
 _EVERYBODY = 10**6  # more faces than there can be: search fully
 
 
@@ -49,30 +56,67 @@ def look(
     *,
     tolerant: bool = False,
 ) -> Iterator[Look]:
-    """Look at frames [start, stop), one after the other.
+    """Looks at frames [start, stop), in order; several groups are looked at at the same time.
 
     Raises:
         InputError: a frame can't be decoded and ``tolerant`` is not given, or very many can't.
     """
-    detector = open_detector(pack, settings.detector_threshold)
+    detectors = _Detectors(pack, settings.detector_threshold)
     reader = open_reader(info, settings.decoder)
+    frames = _readable(reader, start, stop) if tolerant else reader.read(start, stop)
+
+    def looked(group: list[Frame | Look], expected: int | None) -> list[Look]:
+        with detectors.one() as detector, watch.time("detect"):
+            return list(_looks(group, detector, expected))
+
     try:
-        expected = _expected(reader, detector, start, tolerant=tolerant)
-        frames = _readable(reader, start, stop) if tolerant else reader.read(start, stop)
-        for frame in frames:
-            if frame.index % GROUP == 0:
-                expected = None
-            if isinstance(frame, Look):
-                yield frame
-                continue
-            with watch.time("detect"):
-                faces = tuple(detector.detect(frame.rgb, _EVERYBODY if expected is None else expected))
-                expected = len(faces) if expected is None else expected
-                crops = tuple(aligned_face(frame.rgb, face.landmarks) for face in faces)
-                thumbnail = describe(frame.rgb)
-            yield Look(frame.index, thumbnail, faces, crops)
+        with detectors.one() as detector:
+            expected = _expected(reader, detector, start, tolerant=tolerant)
+        groups = itertools.groupby(frames, lambda frame: frame.index // GROUP)
+        room = max(1, GROUP_BYTES // max(1, GROUP * 3 * info.width * info.height))
+        with ThreadPoolExecutor(threads := min(width(), room), "ldvid-look") as pool:
+            coming: deque[Future[list[Look]]] = deque()
+            for _, group in groups:
+                coming.append(pool.submit(looked, list(group), expected))
+                expected = None  # of another group
+                if len(coming) > threads:
+                    yield from coming.popleft().result()
+            while coming:
+                yield from coming.popleft().result()
     finally:
         reader.close()
+
+
+def _looks(group: list[Frame | Look], detector: Detector, expected: int | None) -> Iterator[Look]:
+    """Frames of one group in order; ``expected`` faces, None: as many as its first shows."""
+    for frame in group:
+        if isinstance(frame, Look):
+            yield frame
+            continue
+        faces = tuple(detector.detect(frame.rgb, _EVERYBODY if expected is None else expected))
+        expected = len(faces) if expected is None else expected
+        crops = tuple(aligned_face(frame.rgb, face.landmarks) for face in faces)
+        yield Look(frame.index, describe(frame.rgb), faces, crops)
+
+
+class _Detectors:
+    """One for each thread that looks at the same time: a network is used by one at a time."""
+
+    def __init__(self, pack: Pack, threshold: float) -> None:
+        self._pack, self._threshold = pack, threshold
+        self._idle: queue.SimpleQueue[Detector] = queue.SimpleQueue()
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[Detector]:
+        """A detector that nobody else uses meanwhile."""
+        try:
+            detector = self._idle.get_nowait()
+        except queue.Empty:
+            detector = open_detector(self._pack, self._threshold)
+        try:
+            yield detector
+        finally:
+            self._idle.put(detector)
 
 
 def _expected(reader: Reader, detector: Detector, start: int, *, tolerant: bool) -> int | None:

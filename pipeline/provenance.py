@@ -101,6 +101,7 @@ def record(
         "device": device,
         "threads": identity.threads,
         "dtype": identity.dtype,
+        "compiled": identity.compiled,
         "versions": versions(),
     }
 

@@ -12,11 +12,15 @@ their crops too, the swapper swaps them, and the writer drops them once it has a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError, JobError
 from ..stages.encode import EncodeOptions, EncodeStage, Picture, StreamedSegment
@@ -25,6 +29,7 @@ from ..stages.overlay import OverlayStage
 from ..stages.paste import PasteStage
 from ..stages.records import Crops, Frame, Segment
 from ..stages.rows import batches, between, in_order, join, take
+from ..stages.spread import spread, width
 from ..stages.steady import reach, steady
 from ..stages.swap.networks import Networks
 from ..stages.swap.stage import SwapStage
@@ -32,6 +37,8 @@ from .failure import FATAL
 from .load import Loaded, Loader, Part
 from .progress import Stopwatch
 from .work import Work
+
+PASTE_BYTES = 64 * 2**20  # of frames that are pasted at once; each takes a few times its size while it is
 
 __all__ = ["Loaded", "Loader", "Swapper", "Writer", "swapped_frames"]
 
@@ -56,25 +63,60 @@ class Swapper:
                 stage.setup()
         self._progress = progress
         self._held: dict[int, Crops] = {}  # by track: what the next segment may ask for again
+        self._ahead: dict[int, NDArray[np.int64]] = {}  # by track: of which frames ``prepare`` expects that
+        self.on_gpu = networks.device.type == "cuda"
 
     def listen(self, watch: Stopwatch, progress: Callable[[int], None]) -> None:
         """From now on, seconds go to this watch and frames to this function."""
         self.watch, self._progress = watch, progress
 
+    def prepare(self, loaded: Loaded) -> Loaded:
+        """What a segment needs done on the processor before it is swapped, in another thread than ``swap``
+        and ahead of it, so that a GPU need not wait: masks, and what the loop starts from.
+
+        Whatever fails here fails again in ``swap``, which says so.
+        """
+        try:
+            with self.watch.time("prepare"):
+                prepared = [self._prepared(crops) for crops in loaded.crops]
+        except FATAL:
+            raise
+        except Exception:
+            self._ahead = {}
+            return loaded
+        far = reach(self.work.settings.steady) + self.work.settings.batch
+        self._ahead = {c.track: c.frames[c.frames >= loaded.segment.stop - far] for c in loaded.crops}
+        return replace(loaded, prepared=prepared)
+
+    def _prepared(self, crops: Crops) -> Crops:
+        ahead = self._ahead.get(crops.track)
+        new = crops if ahead is None else take(crops, ~np.isin(crops.frames, ahead))
+        stage = self._swaps[self.work.plan.sources[crops.track]]
+        # A parse is large, and a GPU makes it again sooner than memory holds those of a segment.
+        return replace(stage.prepare(self._mask.process(new)), parses=None)
+
     def swap(self, loaded: Loaded) -> Loaded:
         """Fill in the masks and the swapped crops. A neighbour that can't be swapped is done without."""
         notes = dict(loaded.notes)
-        done = [self._swapped(crops, loaded.segment, notes) for crops in loaded.crops]
+        done = []
+        for number, crops in enumerate(loaded.crops):
+            prepared = loaded.prepared[number] if loaded.prepared else None
+            done.append(self._swapped(crops, prepared, loaded.segment, notes))
+        loaded = replace(loaded, prepared=[])
         self._held = {crops.track: self._last(crops, loaded.segment) for crops in done}
-        micro_batch = min(stage.micro_batch for stage in self._swaps.values())
+        micro_batch = min(stage.fitting.micro_batch for stage in self._swaps.values())
         if loaded.crops and micro_batch < self.work.settings.batch:
             notes["micro_batch"] = micro_batch
         return replace(loaded, crops=done, notes=notes)
 
-    def _swapped(self, crops: Crops, segment: Segment, notes: dict[str, Any]) -> Crops:
+    def _swapped(
+        self, crops: Crops, prepared: Crops | None, segment: Segment, notes: dict[str, Any]
+    ) -> Crops:
         held = self._held.get(crops.track)
         known = np.zeros(len(crops), bool) if held is None else np.isin(crops.frames, held.frames)
         new = take(crops, ~known)
+        if prepared is not None and np.isin(new.frames, prepared.frames).all():
+            new = take(prepared, np.isin(prepared.frames, new.frames))
         stage = self._swaps[self.work.plan.sources[crops.track]]
         left = int(((crops.frames >= segment.start) & (crops.frames < segment.stop)).sum())
 
@@ -115,16 +157,23 @@ class Swapper:
         """Masked and swapped, a batch at a time: what the parser saw is large and needed by both."""
         if not len(crops):
             return crops
-        made = []
-        for present, _, _ in batches(crops.frames, self.work.settings.batch):
-            piece = take(crops, present)
-            self.stage, self.frame = "mask", int(piece.frames[0])
-            with self.watch.time("mask"):
-                piece = self._mask.process(piece)
-            self.stage = "swap"
+        made: list[Callable[[], Crops]] = []
+        with ThreadPoolExecutor(1, "ldvid-match") as behind:
+            for present, _, _ in batches(crops.frames, self.work.settings.batch):
+                piece = take(crops, present)
+                self.stage, self.frame = "mask", int(piece.frames[0])
+                if piece.masks is None:
+                    with self.watch.time("mask"):
+                        piece = self._mask.process(piece)
+                self.stage = "swap"
+                with self.watch.time("swap"):
+                    if self.on_gpu:  # which makes the next batch while the processor colours this one
+                        piece = stage.sample(stage.prepare(piece))
+                        made.append(behind.submit(stage.match, piece).result)
+                    else:
+                        made.append(partial(_same, stage.process(piece)))
             with self.watch.time("swap"):
-                made.append(stage.process(piece))
-        return join(made)
+                return join([one() for one in made])
 
     def _last(self, crops: Crops, segment: Segment) -> Crops:
         """The rows that the segment after this one can ask for; copies, so that the others can go."""
@@ -134,7 +183,7 @@ class Swapper:
 
     def reset(self) -> None:
         """After a failure: nothing of what was made before is trusted."""
-        self._held = {}
+        self._held, self._ahead = {}, {}
 
 
 class Writer(Part):
@@ -174,20 +223,38 @@ class Writer(Part):
 
     def _pasted(self, swapped: Loaded) -> Iterator[Picture]:
         if swapped.frames:
-            frames = iter(swapped.frames)
+            frames: Iterator[Frame] = iter(swapped.frames)
         elif swapped.passed is not None:
             frames = self._readable(swapped)
         else:
             frames = self._frames(swapped.segment)
-        for frame in frames:
-            self.stage, self.frame = "paste", frame.index
-            with self.watch.time("paste"):
+
+        def finished(frame: Frame) -> Picture | Exception:
+            try:
                 here = [between(crops, frame.index, frame.index + 1) for crops in swapped.crops]
                 (rgb,), (touched,) = self._paste.process(([frame], here))
                 if self._overlay is not None:
                     rgb, touched = self._overlay.process((frame, rgb, touched))
-            self.stage = "encode"
-            yield frame, rgb, touched
+                return frame, rgb, touched
+            except Exception as error:
+                return error
+
+        while some := list(islice(frames, self._at_once())):
+            self.stage, self.frame = "paste", some[0].index
+            with self.watch.time("paste"):
+                done = spread(finished, some)
+            for frame, picture in zip(some, done, strict=True):
+                self.frame = frame.index
+                if isinstance(picture, Exception):
+                    raise picture
+                self.stage = "encode"
+                yield picture
+                self.stage = "paste"
+
+    def _at_once(self) -> int:
+        """Frames pasted at once: as many as there are threads, but not more than fit into some memory."""
+        clip = self.work.plan.clip
+        return max(1, min(width(), PASTE_BYTES // (3 * clip.width * clip.height)))
 
     def _readable(self, passed: Loaded) -> Iterator[Frame]:
         """The segment's frames; one that can't be decoded is replaced by the frame before it."""
@@ -214,6 +281,10 @@ class Writer(Part):
             except InputError:
                 self.reset()
         raise InputError(f"{self.work.plan.clip.path}: no frame from {index} on can be decoded")
+
+
+def _same(crops: Crops) -> Crops:
+    return crops
 
 
 def swapped_frames(done: Loaded) -> list[int]:

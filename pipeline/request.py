@@ -59,7 +59,8 @@ class SwapRequest:
     ``source`` is the first one's first photograph. A face for nobody by number goes to whom ``select``
     names (None: the largest) or to the person on the photograph ``reference``. ``plan`` is a file with
     the plan to render, instead of an analysis of the clip; with ``plan_rules`` its own sources count,
-    whatever else the request says of people."""
+    whatever else the request says of people. ``max_memory`` is what it may take of a GPU's memory, in
+    bytes."""
 
     clip: Path
     source: Path
@@ -84,6 +85,7 @@ class SwapRequest:
     reference: Path | None = None
     plan: Path | None = None
     plan_rules: bool = False
+    max_memory: int | None = None
 
     @property
     def wanted(self) -> tuple[SourceFor, ...]:

@@ -23,6 +23,7 @@ from ..stages.source import load_average, load_source
 from ..stages.swap.networks import Networks
 from ..stages.swap.pack import Pack, open_pack
 from ..stages.swap.stage import SwapStage
+from .work import compiled_for
 
 ZOOM = (256, 640)  # least and most pixels of a side of ``zoomed``
 
@@ -88,7 +89,9 @@ class StillSwapper:
         self.settings = settings.model_copy(update={"batch": 1})
         self.pack = pack if pack is not None else open_pack(settings.pack)
         self.pack.manifest.check(settings.conditioning)
-        self.networks = networks if networks is not None else Networks.load(self.pack, device, settings.dtype)
+        if networks is None:
+            networks = Networks.load(self.pack, device, settings.dtype, compiled_for(settings))
+        self.networks = networks
         self.detector = open_detector(self.pack, settings.detector_threshold)
 
     def source(self, path: Path, face: int | None = None) -> SourceFace:

@@ -20,7 +20,7 @@ from .assign import (
     load_sources,
 )
 from .deliver import Delivery, copied, passed_through, ranges_of
-from .device import cpu_threads
+from .device import cpu_threads, limit_gpu_memory
 from .files import sha256_of
 from .job import Identity, Job
 from .ledger import Done
@@ -39,7 +39,7 @@ from .target import (
     default_output,
     staged,
 )
-from .work import Rendering, View, Work, term_files
+from .work import Rendering, View, Work, compiled_for, term_files
 
 if TYPE_CHECKING:
     from ..stages.records import F32, ClipInfo, SourceFace
@@ -157,7 +157,7 @@ class _Run:
     def _inputs(self) -> tuple[ClipInfo, Pack, Identity]:
         from ..stages.decode import probe
         from ..stages.encode import EncodeOptions
-        from ..stages.swap.networks import resolve_dtype
+        from ..stages.swap.networks import resolve_compile, resolve_dtype
         from ..stages.swap.pack import open_pack
 
         request, settings = self.request, self.settings
@@ -171,7 +171,13 @@ class _Run:
         pack.manifest.check(settings.conditioning)
         device, threads = self.executor.device(request.device, request.threads)
         # Decided once, for all workers.
-        self.settings = settings.model_copy(update={"dtype": resolve_dtype(settings.dtype, device)})
+        compiled = resolve_compile(settings.compile, device, info.frames)
+        self.settings = settings.model_copy(
+            update={
+                "dtype": resolve_dtype(settings.dtype, device),
+                "compile": "on" if compiled else "off",
+            }
+        )
         identity = Identity(
             clip=str(request.clip),
             clip_sha256=sha256_of(info.path, info.files or None),
@@ -187,6 +193,7 @@ class _Run:
             threads=threads,
             device=device,
             dtype=self.settings.dtype,
+            compiled=compiled,
             who=identity_values(request),
         )
         return info, pack, identity
@@ -228,9 +235,11 @@ class _Run:
             return summary
         build_terms(self.settings.guidance)  # refused now, not after the analysis
         plan = job.load_plan() if self.request.plan is None else None
-        self.executor.prepare(self._pack_name, pack.digest(), self.settings.dtype)
+        kind = self.settings.dtype, compiled_for(self.settings)
+        self.executor.prepare(self._pack_name, pack.digest(), *kind)
+        limit_gpu_memory(self.request.max_memory)
         with self.watch.time("load"):
-            networks = self.executor.networks(pack, self.request.device, self.settings.dtype)
+            networks = self.executor.networks(pack, self.request.device, *kind)
             detector = open_detector(pack, self.settings.detector_threshold)
             sources, reference, messages = load_sources(self.request, pack, detector, networks.embed)
         for message in messages:
@@ -368,6 +377,7 @@ class _Run:
             tags=container_tags(pack),
             threads=job.identity.threads,
             terms=term_files(self.settings),
+            max_memory=self.request.max_memory,
             urls=self.request.urls,
         )
         self.rendering = self.executor.render(work, job.ledger, todo, networks, self.listener, self.watch)

@@ -32,6 +32,7 @@ class Work:
     ``crop_size`` are the pack's, so that aligning needs no network. ``threads`` is what torch computes
     with on a CPU: the bytes depend on it. ``terms`` holds the text of the user's guidance terms by their
     SHA-256, for machines that don't have the files; ``urls`` says where clip and job lie if not here.
+    ``max_memory`` is what a worker may use of its GPU's, in bytes.
     """
 
     plan: Plan
@@ -47,12 +48,18 @@ class Work:
     threads: int | None = None
     version: str = __version__
     terms: dict[str, bytes] = field(default_factory=dict)
+    max_memory: int | None = None
     urls: Urls = field(default_factory=Urls)
 
     def ledger(self) -> Ledger:
         """The job's ledger as this machine sees it."""
         mirror = None if self.urls.job is None else Mirror(self.urls.job)
         return Ledger(self.folder, self.digest, mirror)
+
+
+def compiled_for(settings: Settings) -> int:
+    """The batch that a job's networks are compiled for, 0 for none; of settings that no longer say "auto"."""
+    return settings.batch if settings.compile == "on" else 0
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .records import F32, U8
+from .spread import spread
 
 GAIN = (0.6, 1.3)  # how far contrast may be changed
 CAST = 6.0  # chroma differences up to about this, in a and b, count as a cast
@@ -52,10 +53,13 @@ def match_colour(swapped: F32, target: U8, mask: F32, strength: float) -> F32:
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be in [0, 1], got {strength}")
     result = swapped.copy()
+
+    def match(row: int) -> None:
+        if float(mask[row].sum()) > 1:
+            result[row] = _match(swapped[row], target[row], mask[row], strength)
+
     if strength > 0:
-        for i in range(len(result)):
-            if float(mask[i].sum()) > 1:
-                result[i] = _match(swapped[i], target[i], mask[i], strength)
+        spread(match, range(len(result)))
     return result
 
 

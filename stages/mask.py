@@ -17,10 +17,11 @@ from . import Resources
 from .occlusion import FEATURES, occluders
 from .records import F32, U8, Crops
 from .rows import batches
+from .spread import spread
 from .swap.features import part_mass
+from .swap.fitting import Fitting
 from .swap.manifest import ParserEntry
 from .swap.networks import Networks, to_tensor
-from .swap.repeatable import repeatable
 
 # The oval's centre and half axes, in eye-to-mouth distances (height) and eye distances (width).
 OVAL_CENTRE, OVAL_HEIGHT, OVAL_WIDTH = 0.42, 1.36, 1.13
@@ -93,29 +94,31 @@ class MaskStage:
 
     def __init__(self, networks: Networks, settings: Settings) -> None:
         self.networks, self.settings = networks, settings
+        self.fitting = Fitting(settings.batch, networks.device)
 
     def setup(self) -> None:
         """Networks arrive loaded."""
 
-    @torch.no_grad()
     def process(self, item: Crops, /) -> Crops:
         """Masks (N, S, S) float32 in [0, 1], and the parses they were made of.
 
         Crops are parsed in the batches of ``rows.batches``; else each mask depends on its own crop only.
         """
-        net = self.networks
         parses: F32 | None = None
         for present, rows, slots in batches(item.frames, self.settings.batch):
-            with repeatable():
-                parse = net.parse(to_tensor(item.images[rows], net.device))[slots].cpu().numpy()
+            parse = self.fitting.run(lambda part: self._parse(item.images[part]), rows)[slots]
             if parses is None:
                 parses = np.zeros((len(item), *parse.shape[1:]), np.float32)
             parses[present] = parse
         masks = np.zeros(item.images.shape[:3], np.float32)
-        for i in range(len(item)):
-            assert parses is not None
-            masks[i] = self._mask(item.images[i], item.landmarks[i], parses[i])
+        if parses is not None:
+            masks[:] = spread(self._mask, item.images, item.landmarks, parses)
         return replace(item, masks=masks, parses=parses)
+
+    @torch.no_grad()
+    def _parse(self, images: U8) -> F32:
+        net = self.networks
+        return cast(F32, net.parse(to_tensor(images, net.device)).cpu().numpy())
 
     def _mask(self, image: U8, landmarks: F32, parse: F32) -> F32:
         """(S, S) of one crop with its landmarks (5, 2) and parse (K, p, p)."""

@@ -141,7 +141,9 @@ class Crops:
     [0, 1], 1 where the face is to be replaced, and ``swapped`` (N, S, S, 3) float32 RGB in [0, 255]
     are filled in by the stages of those names. ``weights`` (N,) fades a swap in and out (1 = full).
     ``parses`` (N, K, p, p) float32, the class probabilities of the crops, are what the mask was made of;
-    the swap looks at them again and drops them.
+    the swap looks at them again and drops them. ``starts`` (N, S, S, 3) float32 RGB in [0, 255] are what the
+    swap begins with, and ``kept`` (N, S, S) float32 in [0, 1] what of them is the target's own (``start``);
+    dropped likewise.
     """
 
     track: int
@@ -153,6 +155,8 @@ class Crops:
     swapped: F32 | None = None
     weights: F32 | None = None
     parses: F32 | None = None
+    starts: F32 | None = None
+    kept: F32 | None = None
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from .records import Crops
 
-_ARRAYS = ("frames", "images", "matrices", "landmarks", "masks", "swapped", "weights", "parses")
+_ARRAYS = (
+    "frames", "images", "matrices", "landmarks", "masks", "swapped", "weights", "parses", "starts",
+    "kept",
+)  # fmt: skip
 
 
 def between(crops: Crops, start: int, stop: int) -> Crops:

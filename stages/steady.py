@@ -26,9 +26,11 @@ import numpy as np
 from .flow import agreement, follow, optical_flow
 from .records import F32, NEIGHBOURS, U8, Crops
 from .rows import between
+from .spread import spread
 
 LOOKS_SAME = 8.0  # grey levels of the target's own difference along the flow at which trust is at 1/e
 LIGHT = 6.0  # pixels of a 256 crop: σ of the blur that is the target's light
+AT_ONCE = 16  # rows averaged before what is no longer needed is forgotten
 GRAIN = 1.5  # the same, of the blur that keeps grain from being taken for a difference
 
 
@@ -60,12 +62,16 @@ def steady(crops: Crops, sigma: float, start: int, stop: int) -> Crops:
     a, b = (int(v) for v in np.searchsorted(crops.frames, (start, stop)))
     look, far = _Target(crops.images), reach(sigma)
     masks, swapped = crops.masks[a:b].copy(), crops.swapped[a:b].copy()
-    for row in range(a, b):
-        near = np.flatnonzero(np.abs(crops.frames - crops.frames[row]) <= far)
+
+    def around(row: int) -> list[int]:
+        return [int(i) for i in np.flatnonzero(np.abs(crops.frames - crops.frames[row]) <= far)]
+
+    def average(row: int) -> None:
+        assert crops.swapped is not None and crops.masks is not None
         change = crops.swapped[row] - look.light(row)
         mask = crops.masks[row].copy()
         total = np.ones(mask.shape, np.float32)
-        for other in (int(i) for i in near if i != row):
+        for other in (i for i in around(row) if i != row):
             away = int(crops.frames[other] - crops.frames[row])
             trust = look.trust(row, other) * np.float32(np.exp(-0.5 * (away / sigma) ** 2))
             there = np.dstack([crops.swapped[other] - look.light(other), crops.masks[other]])
@@ -76,30 +82,41 @@ def steady(crops: Crops, sigma: float, start: int, stop: int) -> Crops:
         swapped[row - a] = np.clip(look.light(row) + change / total[..., None], 0, 255)
         # Never much beyond the frame's own: what is in front of a face, or beyond the crop, stays out.
         masks[row - a] = np.minimum(mask / total, cv2.dilate(crops.masks[row], np.ones((5, 5))))
-        look.forget(row - far)
+
+    for first in range(a, b, AT_ONCE):
+        rows = range(first, min(first + AT_ONCE, b))
+        near = {row: around(row) for row in rows}
+        look.look({(row, other) for row in rows for other in near[row]})
+        spread(average, rows)
+        look.forget(rows[-1] - far)
     return replace(inside, masks=masks, swapped=swapped)
 
 
 class _Target:
-    """What the target's crops (N, S, S, 3) say of each other, each looked for once."""
+    """What the target's crops (N, S, S, 3) say of each other, each found out once."""
 
     def __init__(self, images: U8) -> None:
         self._images = images
         self._flows: dict[tuple[int, int], F32] = {}
         self._light: dict[int, F32] = {}
 
+    def look(self, pairs: set[tuple[int, int]]) -> None:
+        """Find out all that will be asked of these pairs of rows, so that several may ask at once."""
+        rows = sorted({row for pair in pairs for row in pair} - self._light.keys())
+        lights = spread(lambda row: _blur(self._images[row], LIGHT), rows)
+        self._light |= dict(zip(rows, lights, strict=True))
+        both = pairs | {(second, first) for first, second in pairs}
+        new = sorted({(i, j) for i, j in both if i != j} - self._flows.keys())
+        flows = spread(lambda pair: optical_flow(*(self._images[row] for row in pair)), new)
+        self._flows |= dict(zip(new, flows, strict=True))
+
     def light(self, row: int) -> F32:
         """Its coarse part, (S, S, 3)."""
-        if row not in self._light:
-            self._light[row] = _blur(self._images[row], LIGHT)
         return self._light[row]
 
     def flow(self, first: int, second: int) -> F32:
         """From one row to another, (S, S, 2)."""
-        key = (first, second)
-        if key not in self._flows:
-            self._flows[key] = optical_flow(self._images[first], self._images[second])
-        return self._flows[key]
+        return self._flows[first, second]
 
     def trust(self, row: int, other: int) -> F32:
         """How far each pixel of a row is the same point of the same face in another, (S, S) in [0, 1]."""

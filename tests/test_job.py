@@ -149,6 +149,7 @@ def test_a_plan_that_would_not_read_back_replaces_none(tmp_path: Path, plan: Pla
         ({"device": "NVIDIA H200", "threads": None}, "device: cpu → NVIDIA H200"),
         ({"device": "NVIDIA H200", "threads": None, "dtype": "bfloat16"}, "device: cpu → NVIDIA H200"),
         ({"dtype": "bfloat16"}, "what dtype=auto is on this machine: float32 → bfloat16"),
+        ({"compiled": True}, "what compile=auto is for this clip: False → True"),
     ],
 )
 def test_another_job_is_refused_and_told_apart(

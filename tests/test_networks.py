@@ -13,7 +13,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from ldvid.errors import PackError, SettingsError
 from ldvid.stages.decode import read_picture
-from ldvid.stages.swap.networks import Networks, resolve_device, resolve_dtype, to_tensor
+from ldvid.stages.swap.networks import (
+    WORTH_COMPILING,
+    Networks,
+    resolve_compile,
+    resolve_device,
+    resolve_dtype,
+    to_tensor,
+)
 from ldvid.stages.swap.pack import EMBEDDED, Pack, find_pack, open_pack
 
 
@@ -139,13 +146,18 @@ def test_embeddings_tell_people_apart_and_know_one_again(networks: Networks, por
     assert float(one[0] @ one[1]) < 0.4
 
 
-def test_auto_is_bfloat16_only_where_a_cpu_multiplies_it_in_tiles(
+def test_auto_is_bfloat16_only_where_a_processor_multiplies_it(
     pack: Pack, networks: Networks, portraits: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for able, wanted in (({"amx_bf16": True}, "bfloat16"), ({"amx_bf16": False}, "float32"), ({}, "float32")):
+    for able, wanted in (
+        ({"amx_bf16": True}, "bfloat16"),
+        ({"avx512_bf16": True, "amx_bf16": False}, "bfloat16"),
+        ({"avx512_bf16": False, "amx_bf16": False}, "float32"),
+        ({}, "float32"),
+    ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able, raising=False)
         assert resolve_dtype("auto", "cpu") == wanted
-        assert resolve_dtype("auto", "NVIDIA H100") == "float32"
+        assert resolve_dtype("auto", "NVIDIA H100") == "bfloat16"
         assert resolve_dtype("float32", "cpu") == "float32"
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     rough = Networks.load(pack, "cpu", "auto")
@@ -157,3 +169,17 @@ def test_auto_is_bfloat16_only_where_a_cpu_multiplies_it_in_tiles(
     assert (masks[0] == masks[1]).float().mean() > 0.99
     monkeypatch.delattr(torch.cpu, "get_capabilities")  # as before torch 2.6
     assert resolve_dtype("auto", "cpu") == "float32"
+    # A GPU of this machine that is too old; one of another machine can't be asked.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert resolve_dtype("auto", "NVIDIA T4") == "float32"
+
+
+def test_long_clips_on_a_gpu_are_worth_compiling() -> None:
+    assert not resolve_compile("auto", "cpu", 10**6)
+    assert not resolve_compile("auto", "NVIDIA H100", WORTH_COMPILING - 1)
+    assert resolve_compile("auto", "NVIDIA H100", WORTH_COMPILING)
+    assert resolve_compile("on", "NVIDIA H100", 1)
+    assert not resolve_compile("off", "NVIDIA H100", 10**6)
+    with pytest.raises(SettingsError, match="--compile on"):
+        resolve_compile("on", "cpu", 10**6)

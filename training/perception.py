@@ -65,7 +65,7 @@ class Perception(nn.Module):
         if image.shape[-2:] != size:
             image = F.interpolate(image, size, mode="bilinear", align_corners=False)
         mean, std = (image.new_tensor(v)[:, None, None] for v in (p.mean, p.std))
-        return cast(Tensor, self.parser((image - mean) / std)[0].float().softmax(1))
+        return cast(Tensor, self.parser((image - mean) / std).float().softmax(1))
 
     def identity_loss(self, image: Tensor, wanted: Tensor) -> Tensor:
         """1 − the cosine of the embeddings, mean; no gradient to ``wanted``."""

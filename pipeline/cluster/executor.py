@@ -66,13 +66,13 @@ class RayExecutor:
                 self._gpu = str(ray.get(gpu.remote()))
         return compute_device("cpu", threads) if self._gpu is None else (self._gpu, None)
 
-    def networks(self, pack: Pack, device: str, dtype: str) -> Networks:
-        """For this process: on its own GPU if it has one, whatever the workers have."""
+    def networks(self, pack: Pack, device: str, dtype: str, compiled: int = 0) -> Networks:
+        """For this process: on its own GPU if it has one, whatever the workers have; it swaps nothing."""
         return self._loaded.networks(pack, "cpu" if device == "cpu" else "auto", dtype)
 
-    def prepare(self, pack: str, digest: str, dtype: str) -> None:
+    def prepare(self, pack: str, digest: str, dtype: str, compiled: int = 0) -> None:
         """Start the workers, who load these networks while the driver looks at the clip."""
-        self.pool(Warm(pack, digest, dtype))
+        self.pool(Warm(pack, digest, dtype, compiled))
 
     def pool(self, warm: Warm | None = None) -> Pool:
         """The workers, started when first asked for."""

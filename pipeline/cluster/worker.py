@@ -22,10 +22,11 @@ import pyarrow as pa
 import ray
 
 from ...errors import LdvidError, PackError
+from ..device import limit_gpu_memory
 from ..failure import FATAL, Policy, reason_of
 from ..progress import Stopwatch
 from ..render import Loaded, Loader, Swapper, Writer, swapped_frames
-from ..work import Work, at_hand
+from ..work import Work, at_hand, compiled_for
 from .feed import table
 from .foreman import Ticket
 from .limit import limited, unlimited
@@ -120,11 +121,13 @@ class Load:
 
 @dataclass(frozen=True)
 class Warm:
-    """Networks that a worker can load before it has work: pack (name or folder), digest and precision."""
+    """Networks that a worker can load before it has work: pack (name or folder), digest, precision, and the
+    batch to compile for, 0 for not at all."""
 
     pack: str
     digest: str
     dtype: str
+    compiled: int = 0
 
 
 class Swap:
@@ -132,7 +135,7 @@ class Swap:
 
     def __init__(self, station: Station, device: str, warm: Warm | None = None) -> None:
         self.station, self.device = station, device
-        self._networks: OrderedDict[tuple[str, str], Any] = OrderedDict()
+        self._networks: OrderedDict[tuple[str, str, int], Any] = OrderedDict()
         if warm is not None:
             with contextlib.suppress(Exception):  # the first segment meets it again, and says it
                 self._loaded(warm, Stopwatch())
@@ -154,20 +157,22 @@ class Swap:
 
         if self.device == "cpu" and work.threads is not None:
             torch.set_num_threads(work.threads)
-        warm = Warm(work.pack, work.pack_digest, work.settings.dtype)
+        limit_gpu_memory(work.max_memory)
+        settings = work.settings
+        warm = Warm(work.pack, work.pack_digest, settings.dtype, compiled_for(settings))
         return Swapper(work, self._loaded(warm, watch), watch)
 
     def _loaded(self, warm: Warm, watch: Stopwatch) -> Any:
         from ...stages.swap.networks import Networks
         from ..pack_at_hand import pack_at_hand
 
-        key = (warm.digest, warm.dtype)
+        key = (warm.digest, warm.dtype, warm.compiled)
         if key not in self._networks:
             with watch.time("load"), unlimited():
                 pack = pack_at_hand(warm.pack)
                 if pack.digest() != warm.digest:
                     raise PackError(f"pack {warm.pack} is another one on this machine: its files differ")
-                self._networks[key] = Networks.load(pack, self.device, warm.dtype)
+                self._networks[key] = Networks.load(pack, self.device, warm.dtype, warm.compiled)
             while len(self._networks) > 2:
                 self._networks.popitem(last=False)
         return self._networks[key]

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...errors import PackError
 from .autoencoder import TinyAutoencoder
-from .compact import CompactAutoencoder
+from .compact import CompactAutoencoder, build_guidance_decoder
 from .identity_unet import IdentityUNet
 from .manifest import TaesdEntry, UNetFileEntry, UNetFolderEntry, VQEntry
 from .vq import VQAutoencoder
@@ -129,7 +130,7 @@ def load_autoencoder(pack: Pack) -> tuple[TinyAutoencoder | VQAutoencoder, nn.Mo
     """E and D of the paper, and the preview decoder where the pack has one."""
     entry = pack.manifest.autoencoder
     if isinstance(entry, VQEntry):
-        return _load_vq(pack, entry), None
+        return _load_vq(pack, entry), _load_guidance(pack, entry)
     halves = pack.path(entry.encoder), pack.path(entry.decoder)
     with naming(halves[0].parent):
         if isinstance(entry, TaesdEntry):
@@ -157,6 +158,16 @@ def _load_vq(pack: Pack, entry: VQEntry) -> VQAutoencoder:
             f"{told[0]} at 1/{told[1]}"
         )
     return VQAutoencoder(model, entry.scale)
+
+
+def _load_guidance(pack: Pack, entry: VQEntry) -> nn.Module | None:
+    if entry.guidance is None:
+        return None
+    path = pack.path(entry.guidance)
+    with naming(path):
+        small = build_guidance_decoder(entry.latent_channels)
+        small.load_state_dict(load_file(path))
+        return small
 
 
 def load_unet(pack: Pack) -> tuple[nn.Module, Tensor, Tensor]:
@@ -191,12 +202,12 @@ def _load_unet_file(path: Path, entry: UNetFileEntry) -> tuple[nn.Module, Tensor
 
 def load_parser(pack: Pack) -> nn.Module:
     """D_F: facexlib's BiSeNet, from safetensors or from facexlib's own ``.pth``."""
-    from facexlib.parsing.bisenet import BiSeNet
+    from .face_parser import FaceParser
 
     entry = pack.manifest.parser
     path = pack.path(entry.file)
     with naming(path):
-        parser = cast(nn.Module, BiSeNet(num_class=len(entry.classes)))
+        parser = cast(nn.Module, FaceParser(num_class=len(entry.classes)))
         state = load_quantised(path) if path.suffix == ".safetensors" else load_state(path)
         parser.load_state_dict(state)
         return parser

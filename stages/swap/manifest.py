@@ -87,7 +87,8 @@ class VQEntry(_Part):
     """A diffusers ``VQModel`` folder: pictures in [−1, 1], latents as they are before quantisation.
 
     ``scale`` multiplies the latents the UNet sees; diffusers' config is not asked, whose default of
-    0.18215 is wrong for models older than the field.
+    0.18215 is wrong for models older than the field. ``guidance`` is a small decoder to guide through
+    (``compact.build_guidance_decoder``), which gives four times the latents' resolution.
     """
 
     kind: Literal["vq"]
@@ -95,7 +96,7 @@ class VQEntry(_Part):
     latent_channels: int
     downscale: int
     scale: float = 1.0
-    preview: None = None
+    guidance: str | None = None
 
 
 class UNetFileEntry(_Part):

@@ -19,6 +19,7 @@ from ...errors import SettingsError
 from ..align import ARCFACE_TEMPLATE
 from ..records import F32, U8
 from .autoencoder import TinyAutoencoder
+from .compiled import compile_networks, plain
 from .identity_unet import IdentityUNet
 from .loaders import load_autoencoder, load_parser, load_unet, naming
 from .manifest import Manifest
@@ -28,6 +29,7 @@ from .repeatable import prepare, repeatable
 from .schedule import alpha_bars
 from .vq import VQAutoencoder
 
+WORTH_COMPILING = 3000  # frames of a clip (docs/performance.md)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -43,15 +45,30 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: str) -> str:
-    """``auto`` is bfloat16 on a CPU that multiplies it in tiles (AMX), and float32 everywhere else.
+    """``auto`` is bfloat16 on a GPU, and on a CPU that multiplies it itself (AMX, AVX512_BF16); else float32.
 
-    ``device`` is ``cpu``, or whatever names a GPU. Other names are returned as they are.
+    ``device`` is ``cpu``, or whatever names a GPU, which may be another machine's; one of this machine that
+    is too old for bfloat16 (before Ampere) gets float32. Other names are returned as they are.
     """
     if name != "auto":
         return name
+    if device != "cpu":
+        old = torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0)
+        return "float32" if old else "bfloat16"
     known: Callable[[], dict[str, Any]] | None = getattr(torch.cpu, "get_capabilities", None)
-    tiles = device == "cpu" and known is not None and bool(known().get("amx_bf16"))
-    return "bfloat16" if tiles else "float32"
+    able = known is not None and any(known().get(k) for k in ("amx_bf16", "avx512_bf16"))
+    return "bfloat16" if able else "float32"
+
+
+def resolve_compile(name: str, device: str, frames: int) -> bool:
+    """Whether networks are to be compiled: ``auto`` does so on a GPU for clips of ``WORTH_COMPILING`` frames.
+
+    Raises:
+        SettingsError: ``on`` without a GPU.
+    """
+    if name == "on" and device == "cpu":
+        raise SettingsError("--compile on: networks are compiled for a GPU only; leave it at auto")
+    return name == "on" or (name == "auto" and device != "cpu" and frames >= WORTH_COMPILING)
 
 
 @dataclass
@@ -75,8 +92,10 @@ class Networks:
     preview: nn.Module | None = None
 
     @classmethod
-    def load(cls, pack: Pack, device: str = "auto", dtype: str = "float32") -> Networks:
+    def load(cls, pack: Pack, device: str = "auto", dtype: str = "float32", compiled: int = 0) -> Networks:
         """Load all networks of a verified pack, frozen and in evaluation mode.
+
+        ``compiled`` is the batch they are compiled for (``compiled.compile_networks``), 0 for not at all.
 
         Raises:
             PackError: weights that do not fit the architecture the manifest names.
@@ -99,11 +118,14 @@ class Networks:
             if net is not None:
                 net.eval().requires_grad_(False)
         s = m.schedule
-        return cls(
+        made = cls(
             m, place, kind, autoencoder, unet, identity, parser,
             mean.to(place)[:, None, None], std.to(place)[:, None, None],
             alpha_bars(s.timesteps, s.beta_schedule, s.beta_start, s.beta_end, s.shift).to(place), preview,
         )  # fmt: skip
+        if compiled:
+            compile_networks(made, compiled)
+        return made
 
     def encode(self, image: Tensor) -> Tensor:
         """E of the paper: (B, 3, S, S) in [0, 1] → normalised latents (B, C, S/f, S/f), float32."""
@@ -136,7 +158,7 @@ class Networks:
     def _predict(self, z: Tensor, t: int, identity: Tensor | None, *, half: bool = False) -> Tensor:
         """The UNet's own output, float32; ``half``: the latter half of the rows is told nobody."""
         step = torch.full((len(z),), t, device=z.device)
-        if isinstance(self.unet, IdentityUNet):
+        if isinstance(plain(self.unet), IdentityUNet):
             dropped = torch.arange(len(z), device=z.device) >= len(z) // 2 if half else None
             return cast(Tensor, self.unet(z.to(self.dtype), step, identity, dropped).float())
         if identity is not None:
@@ -162,13 +184,16 @@ class Networks:
             )
         mean = image.new_tensor(p.mean)[:, None, None]
         std = image.new_tensor(p.std)[:, None, None]
-        return cast(Tensor, self.parser(((image - mean) / std).to(self.dtype))[0].float().softmax(1))
+        return cast(Tensor, self.parser(((image - mean) / std).to(self.dtype)).float().softmax(1))
 
     def embed_aligned(self, image: Tensor) -> Tensor:
         """D_I: ArcFace-aligned (B, 3, size, size) RGB in [0, 1] → unit embeddings (B, D)."""
+        return self._embedded(self.identity, image)
+
+    def _embedded(self, network: nn.Module, image: Tensor) -> Tensor:
         e = self.manifest.identity
         x = (image.flip(1) if e.channels == "bgr" else image) * 255
-        return F.normalize(self.identity(((x - e.mean) / e.scale).to(self.dtype)).float().flatten(1), dim=1)
+        return F.normalize(network(((x - e.mean) / e.scale).to(self.dtype)).float().flatten(1), dim=1)
 
     def embed(self, images: U8) -> F32:
         """Unit embeddings (N, D) of aligned crops (N, size, size, 3) uint8 RGB, no gradient."""
@@ -179,7 +204,7 @@ class Networks:
             size = self.manifest.identity.size
             if x.shape[-1] != size:
                 x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
-            return cast(F32, self.embed_aligned(x).cpu().numpy().astype(np.float32))
+            return cast(F32, self._embedded(plain(self.identity), x).cpu().numpy().astype(np.float32))
 
     def identity_template(self) -> F32:
         """ArcFace's five points at the identity network's input size, (5, 2)."""

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+_guard = threading.Lock()
+_depth = 0
+_before = (False, False, True)
 
 
 @contextlib.contextmanager
@@ -23,17 +28,27 @@ def repeatable() -> Iterator[None]:
     An operation that has no such variant, in a user's guidance term, still runs, and torch warns of it.
     On a CPU what we evaluate is repeatable anyway; the gradient of a term that picks pixels by index isn't.
     """
-    before = torch.are_deterministic_algorithms_enabled()
-    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    global _depth, _before
     memory: Any = torch.utils.deterministic
-    filled = memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    memory.fill_uninitialized_memory = False
+    # torch's switch is the whole process's, and threads come and go in any order: the last one puts it back.
+    with _guard:
+        _depth += 1
+        if _depth == 1:
+            _before = (
+                torch.are_deterministic_algorithms_enabled(),
+                torch.is_deterministic_algorithms_warn_only_enabled(),
+                memory.fill_uninitialized_memory,
+            )
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warned)
-        memory.fill_uninitialized_memory = filled
+        with _guard:
+            _depth -= 1
+            if _depth == 0:
+                torch.use_deterministic_algorithms(_before[0], warn_only=_before[1])
+                memory.fill_uninitialized_memory = _before[2]
 
 
 def tensor(array: NDArray[Any], device: torch.device) -> Tensor:

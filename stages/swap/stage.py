@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from itertools import repeat
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from .. import Resources
 from ..colour_match import match_colour
 from ..records import F32, U8, Crops, SourceFace
 from ..rows import batches
+from ..spread import spread
 from .blend import downsample_mask
 from .context import Context, SourcePicture
+from .fitting import Fitting
 from .guidance import build_terms
 from .networks import Networks, to_tensor
 from .repeatable import repeatable, tensor
@@ -33,8 +36,7 @@ class SwapStage:
 
     ``source`` is one face for all crops, or a list, one for each crop in its order (pairs of pictures).
 
-    ``micro_batch`` is the number of crops that go through the networks at once: the batch, halved each
-    time the GPU's memory did not suffice. Halved batches differ in the last bits of their numbers.
+    Memory that does not suffice halves the batches (``fitting``).
     """
 
     name: ClassVar[str] = "swap"
@@ -62,7 +64,7 @@ class SwapStage:
             cfg_scale=settings.cfg_scale,
             guidance_every=settings.guidance_every,
         )
-        self.micro_batch = settings.batch
+        self.fitting = Fitting(settings.batch, networks.device)
         self._starts: list[SourceStart] = []
         self._picture: SourcePicture | None = None
 
@@ -88,34 +90,60 @@ class SwapStage:
 
     def process(self, item: Crops, /) -> Crops:
         """Fills ``swapped``, (N, S, S, 3) float32 RGB in [0, 255]; needs ``masks``. Parses are used up."""
+        return self.match(self.sample(self.prepare(item)))
+
+    def prepare(self, item: Crops, /) -> Crops:
+        """Fills ``starts`` and ``kept``, where the loop starts from the source: arithmetic that needs no GPU
+        but for parses that aren't there."""
+        self._check(item)
+        self.setup()
+        if not self._starts or item.starts is not None or not len(item):
+            return item
+        assert item.masks is not None
+        parses = item.parses if item.parses is not None else self._parses(item)
+        starts = self._starts if len(self._starts) > 1 else self._starts * len(item)
+        keep = repeat(self.settings.start_keep, len(item))
+        rows = (item.images, item.landmarks, item.masks, parses, keep)
+        made = spread(lambda start, *row: start.compose_one(*row), starts, *rows)
+        pictures, kept = zip(*made, strict=True)
+        return replace(item, starts=np.stack(pictures), kept=np.stack(kept))
+
+    def sample(self, item: Crops, /) -> Crops:
+        """Fills ``swapped`` with what the networks make, in their own colours."""
+        self._check(item)
+        swapped = np.zeros(item.images.shape, np.float32)
+        for present, rows, slots in batches(item.frames, self.settings.batch):
+            swapped[present] = self.fitting.run(lambda part: self._swap(item, part), rows)[slots]
+            if self.progress is not None:
+                self.progress(len(present))
+        return replace(item, swapped=swapped, parses=None, starts=None, kept=None)
+
+    def match(self, item: Crops, /) -> Crops:
+        """Gives ``swapped`` the colours of the target."""
+        assert item.swapped is not None and item.masks is not None
+        return replace(
+            item, swapped=match_colour(item.swapped, item.images, item.masks, self.settings.colour_match)
+        )
+
+    def _check(self, item: Crops) -> None:
         if item.masks is None:
             raise ValueError("crops need masks before they are swapped")
         if len(self.sources) not in (1, len(item)):
             raise ValueError(f"{len(self.sources)} sources for {len(item)} crops")
-        self.setup()
-        swapped = np.zeros(item.images.shape, np.float32)
-        for present, rows, slots in batches(item.frames, self.settings.batch):
-            swapped[present] = self._fitting(item, rows)[slots]
-            if self.progress is not None:
-                self.progress(len(present))
-        matched = match_colour(swapped, item.images, item.masks, self.settings.colour_match)
-        return replace(item, swapped=matched, parses=None)
 
-    def _fitting(self, item: Crops, rows: np.ndarray) -> F32:
-        """One batch in pieces that fit into the memory."""
-        while True:
-            size = self.micro_batch
-            try:
-                with repeatable():
-                    parts = [self._swap(item, rows[i : i + size]) for i in range(0, len(rows), size)]
-                return np.concatenate(parts)
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise
-            # Out here, where the error no longer holds the tensors of the failed try.
-            self.micro_batch = (size + 1) // 2
-            if self.networks.device.type == "cuda":
-                torch.cuda.empty_cache()
+    def _parses(self, item: Crops) -> F32:
+        """Class probabilities (N, K, p, p) of the crops."""
+        parses: F32 | None = None
+        for present, rows, slots in batches(item.frames, self.settings.batch):
+            parse = self.fitting.run(lambda part: self._parse(item.images[part]), rows)[slots]
+            parses = np.zeros((len(item), *parse.shape[1:]), np.float32) if parses is None else parses
+            parses[present] = parse
+        assert parses is not None
+        return parses
+
+    @torch.no_grad()
+    def _parse(self, images: U8) -> F32:
+        return cast(F32, self.networks.parse(to_tensor(images, self.networks.device)).cpu().numpy())
 
     def _swap(self, item: Crops, rows: np.ndarray) -> F32:
         """One batch (B, S, S, 3) in [0, 255]; ``rows`` index the crops."""
@@ -123,26 +151,27 @@ class SwapStage:
         assert item.masks is not None and self._picture is not None
         # Which source each row gets.
         of = rows if len(self.sources) > 1 else np.zeros(len(rows), int)
-        images, landmarks, masks = item.images[rows], item.landmarks[rows], item.masks[rows]
+        images, landmarks = item.images[rows], item.landmarks[rows]
         size = images.shape[1]
         with torch.no_grad():
             target = to_tensor(images, net.device)
-            mask = tensor(masks, net.device)[:, None]
-            parse = net.parse(target) if item.parses is None else tensor(item.parses[rows], net.device)
+            mask = tensor(item.masks[rows], net.device)[:, None]
             z0 = net.encode(target)  # line 3 of Algorithm 1: z_0 = E(x_targ)
             start, latent_mask = z0, mask
-            if self._starts:
-                pictures, kept = self._composed(of, images, landmarks, masks, parse.cpu().numpy())
-                start = net.encode(to_tensor(pictures, net.device))
-                hold = tensor(kept, net.device)[:, None] * self.settings.start_hold
+            if item.starts is not None and item.kept is not None:
+                start = net.encode(to_tensor(item.starts[rows], net.device))
+                hold = tensor(item.kept[rows], net.device)[:, None] * self.settings.start_hold
                 latent_mask = mask * (1 - hold)
             small = net.manifest.parser.guidance_size if self.sampling.preview else None
-            guided = parse if small is None else net.parse(target, small)
+            if small is None and item.parses is not None:
+                parse = tensor(item.parses[rows], net.device)
+            else:
+                parse = net.parse(target, small)
         context = Context(
             networks=net,
             source=tensor(np.stack([self.sources[i].embedding for i in of]), net.device),
             target=target,
-            target_parse=guided,
+            target_parse=parse,
             mask=mask,
             to_arcface=arcface_theta(landmarks, net.identity_template(), size, net.manifest.identity.size).to(
                 net.device
@@ -159,18 +188,3 @@ class SwapStage:
         with torch.no_grad():
             picture = net.decode(z).clamp(0, 1) * 255  # line 19: x̂_0 = D(z_0)
         return picture.permute(0, 2, 3, 1).cpu().numpy()
-
-    def _composed(
-        self, of: np.ndarray, images: U8, landmarks: F32, masks: F32, parses: F32
-    ) -> tuple[F32, F32]:
-        """The start pictures and what was kept of the target, each row with its own source."""
-        rows = []
-        for i, source in enumerate(of):
-            one = slice(i, i + 1)
-            rows.append(
-                self._starts[source].compose(
-                    images[one], landmarks[one], masks[one], parses[one], self.settings.start_keep
-                )
-            )
-        pictures, kept = zip(*rows, strict=True)
-        return np.concatenate(pictures), np.concatenate(kept)

@@ -9,6 +9,7 @@ survive and its pixels don't; the sampler then settles pose, expression, light a
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 import cv2
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..colour_match import match_colour
 from ..records import F32, F64, U8, SourceFace
+from ..spread import spread
 from .features import feature_points, merge_parts, part_mass
 from .manifest import ParserEntry
 
@@ -189,8 +191,8 @@ class SourceStart:
         Returns:
             The pictures, and (B, S, S) float32 in [0, 1], 1 where the target's own was kept.
         """
-        rows = zip(targets, landmarks, masks, parses, strict=True)
-        pictures, kept = zip(*(self._compose(*row, keep) for row in rows), strict=True)
+        rows = spread(partial(self.compose_one, keep=keep), targets, landmarks, masks, parses)
+        pictures, kept = zip(*rows, strict=True)
         return np.stack(pictures), np.stack(kept)
 
     def _views(self, landmarks: F32) -> list[tuple[_View, float]]:
@@ -201,7 +203,8 @@ class SourceStart:
         share = _ramp(better, *MIRROR)
         return [(v, w) for v, w in ((self.view, 1 - share), (self.mirrored, share)) if w > 0]
 
-    def _compose(self, target: U8, landmarks: F32, mask: F32, parse: F32, keep: float) -> tuple[F32, F32]:
+    def compose_one(self, target: U8, landmarks: F32, mask: F32, parse: F32, keep: float) -> tuple[F32, F32]:
+        """As ``compose``, of one crop."""
         size = target.shape[0]
         own_parse = _at_size(parse, size)
         points, found = feature_points(own_parse, landmarks, self.parser)

@@ -1,0 +1,76 @@
+"""Networks through ``torch.compile``, for one size of batch.
+
+What is compiled depends on the shapes it sees, and each costs seconds to minutes. So only calls whose number
+of rows is a multiple of the job's batch are compiled; the others (a source's picture, a face of the
+analysis) run as they are. Compiled code is kept in ldvid's cache folder between runs.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .fused import NearestCodes, prepared
+from .pack import user_folder
+from .vq import VQAutoencoder
+
+if TYPE_CHECKING:
+    from .networks import Networks
+
+CACHE = "TORCHINDUCTOR_CACHE_DIR"  # torch's own name of the folder that holds compiled code
+
+
+class CompiledFor(nn.Module):
+    """A network that is compiled for multiples of ``batch`` rows; ``plain`` is it as it was."""
+
+    def __init__(self, plain: nn.Module, batch: int) -> None:
+        super().__init__()
+        self.plain, self.batch = plain, batch
+        self._met: set[tuple[torch.Size, bool]] = set()
+        self._fast: Any = torch.compile(plain, dynamic=False)
+
+    def forward(self, x: torch.Tensor, *more: Any) -> Any:
+        """As ``plain``."""
+        if len(x) % self.batch:
+            return self.plain(x, *more)
+        met = (x.shape, torch.is_grad_enabled() and x.requires_grad)
+        if met in self._met:
+            return self._fast(x, *more)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's, about code that isn't ours
+            result = self._fast(x, *more)
+        self._met.add(met)
+        return result
+
+
+def plain(net: nn.Module) -> nn.Module:
+    """The network itself, where it was wrapped."""
+    return net.plain if isinstance(net, CompiledFor) else net
+
+
+def compile_networks(networks: Networks, batch: int) -> None:
+    """Exchange the networks' parts for compiled ones, in place. Compilation itself happens at the first call.
+
+    Numbers differ from those of the plain networks in rounding; they are the same from run to run.
+    """
+    os.environ.setdefault(CACHE, str(user_folder().with_name("compiled")))
+    inductor: Any = torch._inductor.config
+    if hasattr(inductor, "deterministic"):
+        inductor.deterministic = True  # no choice between kernels by a stopwatch where it changes sums
+    for name in ("unet", "identity", "parser", "preview"):
+        net = getattr(networks, name)
+        if net is not None:
+            setattr(networks, name, CompiledFor(prepared(net), batch))
+    pictures = networks.autoencoder
+    if isinstance(pictures, VQAutoencoder):
+        model = pictures.model
+        model.quantize = CompiledFor(NearestCodes(model.quantize.embedding.weight), batch)
+        for name in ("encoder", "decoder"):
+            setattr(model, name, CompiledFor(prepared(getattr(model, name)), batch))
+    else:
+        for name in ("encoder", "decoder"):
+            setattr(pictures, name, CompiledFor(prepared(getattr(pictures, name)), batch))

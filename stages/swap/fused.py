@@ -1,0 +1,203 @@
+"""The same networks in forms that a compiler makes fast on a GPU (``compiled`` has it do so).
+
+Every exchange computes the same function and differs in rounding only:
+
+- GroupNorm in channels-last layout: a group is a few neighbouring channels of every pixel, which no kernel
+  reads well. Here sums are taken per channel, over whole rows, and joined to groups afterwards.
+- A nearest upsampling before a 3×3 convolution repeats every pixel four times and then multiplies it nine
+  times. The four results that a pixel can give are 2×2 convolutions of the small picture: 16 products
+  instead of 36.
+- Attention with one wide head (the paper's autoencoder: 512 over 64×64 positions) has no fused kernel.
+  As plain matrix products it takes a fraction of what the fallback does.
+- Convolutions to or from three channels are padded to eight, which tensor cores need.
+- Nearest codes of a codebook without the matrix of all distances.
+- A parser's logits are resized by two matrix products, which have a gradient without atomic additions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own custom
+from torch import Tensor, nn
+
+from .face_parser import FaceParser
+
+EIGHT = 8  # what tensor cores want numbers of channels to be multiples of
+WIDEST_HEAD = 256  # that fused attention kernels take
+
+
+class RowNorm(nn.Module):
+    """``nn.GroupNorm`` by sums per channel. (B, C, …), any layout; float32 inside."""
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.groups, self.eps = norm.num_groups, norm.eps
+        self.weight, self.bias = norm.weight, norm.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole, over = x.float(), tuple(range(2, x.ndim))
+        shape = (len(x), self.groups, x.shape[1] // self.groups)
+        count = x[0, 0].numel() * shape[2]
+        mean = whole.sum(over).view(shape).sum(2) / count
+        variance = ((whole * whole).sum(over).view(shape).sum(2) / count - mean * mean).clamp(min=0)
+        scale = ((variance + self.eps).rsqrt()[..., None] * self.weight.float().view(1, *shape[1:])).flatten(
+            1
+        )
+        shift = self.bias.float() - mean[..., None].expand(shape).flatten(1) * scale
+        at = (..., *(None for _ in over))
+        return (whole * scale[at] + shift[at]).to(x.dtype)
+
+
+class SubpixelUpsample(nn.Module):
+    """Nearest upsampling by two and a 3×3 convolution with padding 1: (B, C, h, w) → (B, D, 2h, 2w)."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        w = conv.weight.detach().float()  # (D, C, 3, 3)
+        # Rows of the upsampled picture beside each other are one row of the small one.
+        rows = (torch.stack([w[:, :, 0], w[:, :, 1] + w[:, :, 2]], 2),
+                torch.stack([w[:, :, 0] + w[:, :, 1], w[:, :, 2]], 2))  # fmt: skip
+        kernels = [
+            torch.stack([r[..., 0], r[..., 1] + r[..., 2]], 3)
+            if right == 0
+            else torch.stack([r[..., 0] + r[..., 1], r[..., 2]], 3)
+            for r in rows
+            for right in (0, 1)
+        ]
+        self.weight = nn.Parameter(
+            torch.cat(kernels).to(conv.weight.dtype), requires_grad=False
+        )  # (4D, C, 2, 2)
+        bias = conv.bias if conv.bias is not None else torch.zeros(len(w), dtype=w.dtype, device=w.device)
+        self.bias = nn.Parameter(bias.detach().repeat(4).to(conv.weight.dtype), requires_grad=False)
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        """What diffusers passes besides is not used."""
+        h, w = x.shape[2:]
+        four = F.conv2d(x, self.weight, self.bias, padding=1).permute(0, 2, 3, 1).chunk(4, 3)
+        # Interleaved with the channels last, as they lie in memory: else everything after it is copied about.
+        parts = [four[2 * a + b][:, a : a + h, b : b + w] for a in (0, 1) for b in (0, 1)]
+        rows = [torch.stack(parts[i : i + 2], 3) for i in (0, 2)]  # (B, h, w, 2, D)
+        return torch.stack(rows, 2).view(len(x), 2 * h, 2 * w, -1).permute(0, 3, 1, 2)
+
+
+class PaddedConv(nn.Module):
+    """A convolution with its channels filled up with zeros to multiples of eight."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        out, inner = conv.weight.shape[:2]
+        self.out, self.more = out, -inner % EIGHT
+        self.stride, self.padding = conv.stride, conv.padding
+        weight = F.pad(conv.weight.detach(), (0, 0, 0, 0, 0, self.more, 0, -out % EIGHT))
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None
+        if conv.bias is not None:
+            self.bias = nn.Parameter(F.pad(conv.bias.detach(), (0, -out % EIGHT)), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (0, 0, 0, 0, 0, self.more))
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)[:, : self.out]
+
+
+class WideHeads:
+    """diffusers' attention processor for a head that fused kernels don't take: plain products."""
+
+    def __call__(
+        self,
+        attention: Any,
+        x: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """(B, C, h, w) or (B, N, C) → the same. The others are None in the networks this is for."""
+        kept, shape = x, x.shape
+        if x.ndim == 4:
+            x = x.flatten(2).transpose(1, 2)  # (B, N, C)
+        if attention.group_norm is not None:
+            x = attention.group_norm(x.transpose(1, 2)).transpose(1, 2)
+        heads, width = attention.heads, attention.to_q.out_features // attention.heads
+
+        def split(y: Tensor) -> Tensor:
+            return y.view(len(y), -1, heads, width).transpose(1, 2)
+
+        q, k, v = (split(f(x)) for f in (attention.to_q, attention.to_k, attention.to_v))
+        score = (q * attention.scale) @ k.transpose(2, 3)
+        # Divided after the product with v: what is stored of the square matrix is half as wide.
+        weight = (score.float() - score.float().amax(3, keepdim=True).detach()).exp()
+        y = ((weight.to(v.dtype) @ v).float() / weight.sum(3, keepdim=True)).to(v.dtype)
+        y = attention.to_out[0](y.transpose(1, 2).flatten(2))
+        if x.ndim == 3 and len(shape) == 4:
+            y = y.transpose(1, 2).reshape(shape)
+        if attention.residual_connection:
+            y = y + kept
+        return cast(Tensor, y / attention.rescale_output_factor)
+
+
+class NearestCodes(nn.Module):
+    """A codebook: (B, C, h, w) → the nearest codes, with the gradient of the identity."""
+
+    def __init__(self, codes: Tensor) -> None:
+        super().__init__()
+        self.codes = nn.Parameter(codes.detach(), requires_grad=False)  # (K, C)
+
+    def forward(self, z: Tensor) -> tuple[Tensor]:
+        rows = z.permute(0, 2, 3, 1)
+        with torch.no_grad():
+            distance = torch.zeros((), device=z.device)
+            for channel in range(z.shape[1]):
+                distance = distance + (rows[..., channel, None] - self.codes[:, channel]) ** 2
+            nearest = self.codes[distance.argmin(3)].permute(0, 3, 1, 2)
+        return (z + (nearest - z).detach(),)
+
+
+def prepared(net: nn.Module) -> nn.Module:
+    """The module with its parts exchanged in place where that pays; weights as they are."""
+    from diffusers.models.attention_processor import Attention
+    from diffusers.models.upsampling import Upsample2D
+
+    if isinstance(net, FaceParser):
+        net.separable = True
+    for name, part in net.named_children():
+        exchanged: nn.Module | None = None
+        if isinstance(part, nn.GroupNorm):
+            exchanged = RowNorm(part)
+        elif isinstance(part, Upsample2D) and _plain(part):
+            exchanged = SubpixelUpsample(cast(nn.Conv2d, part.conv))
+        elif isinstance(part, nn.Conv2d) and _narrow(part):
+            exchanged = PaddedConv(part)
+        if exchanged is not None:
+            setattr(net, name, exchanged.to(memory_format=torch.channels_last))
+            continue
+        prepared(part)
+        if isinstance(part, Attention) and part.to_q.out_features // part.heads > WIDEST_HEAD:
+            part.set_processor(cast(Any, WideHeads()))
+    return net
+
+
+def _plain(part: Any) -> bool:
+    """An upsampling that is nearest by two, then a 3×3 convolution."""
+    conv = getattr(part, "conv", None)
+    return (
+        isinstance(conv, nn.Conv2d)
+        and part.norm is None
+        and part.interpolate
+        and not part.use_conv_transpose
+        and conv.kernel_size == (3, 3)
+        and conv.padding == (1, 1)
+        and conv.stride == (1, 1)
+    )
+
+
+def _narrow(conv: nn.Conv2d) -> bool:
+    """To or from fewer than eight channels, and wide on the other side."""
+    return (
+        min(conv.in_channels, conv.out_channels) < EIGHT
+        and max(conv.in_channels, conv.out_channels) >= 4 * EIGHT
+        and conv.groups == 1
+        and conv.dilation == (1, 1)
+        and not isinstance(conv.padding, str)
+        and conv.padding_mode == "zeros"
+    )

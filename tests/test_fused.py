@@ -1,0 +1,202 @@
+"""Networks in the forms a compiler likes: the same function and gradient; compiled for one batch only."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own custom
+from diffusers import UNet2DModel, VQModel
+from diffusers.models.upsampling import Upsample2D
+from facexlib.parsing.bisenet import BiSeNet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ldvid.stages.swap import fused
+from ldvid.stages.swap.compiled import CACHE, CompiledFor, plain
+from ldvid.stages.swap.face_parser import FaceParser, resized
+from ldvid.stages.swap.fused import (
+    NearestCodes,
+    PaddedConv,
+    RowNorm,
+    SubpixelUpsample,
+    WideHeads,
+    prepared,
+)
+from ldvid.stages.swap.networks import Networks
+from ldvid.stages.swap.pack import Pack
+from ldvid.stages.swap.repeatable import repeatable
+from torch import Tensor, nn
+
+
+def same(ours: Callable[[Tensor], Tensor], theirs: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Values and gradients of two functions, at these inputs."""
+    weight = torch.randn(theirs(x).shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+    values, gradients = [], []
+    for function in (ours, theirs):
+        point = x.clone().requires_grad_(True)
+        value = function(point)
+        values.append(value.detach())
+        gradients += torch.autograd.grad((value * weight).sum(), point)
+    torch.testing.assert_close(*values, rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=2e-5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 999),
+    batch=st.integers(1, 3),
+    groups=st.sampled_from([1, 2, 4]),
+    size=st.tuples(st.integers(1, 6), st.integers(2, 6)),
+    last=st.booleans(),
+    rows=st.booleans(),
+)
+def test_norms(seed: int, batch: int, groups: int, size: tuple[int, int], last: bool, rows: bool) -> None:
+    torch.manual_seed(seed)
+    norm = nn.GroupNorm(groups, 8)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = torch.randn(batch, 8, *size) * 3 + 2
+    x = x.flatten(2) if rows else x.to(memory_format=torch.channels_last) if last else x
+    same(RowNorm(norm), norm, x)
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 999), size=st.tuples(st.integers(1, 6), st.integers(1, 6)), bias=st.booleans())
+def test_upsampling(seed: int, size: tuple[int, int], bias: bool) -> None:
+    torch.manual_seed(seed)
+    layer = Upsample2D(5, use_conv=True, out_channels=3, bias=bias)
+    ours = SubpixelUpsample(layer.conv)
+    x = torch.randn(2, 5, *size)
+    same(ours, layer, x)
+    assert ours(x.to(memory_format=torch.channels_last)).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 32, 7, 2, 3), nn.Conv2d(32, 3, 3, 1, 1, bias=False)])
+def test_padded_convolutions(layer: nn.Conv2d) -> None:
+    torch.manual_seed(0)
+    same(PaddedConv(layer), layer, torch.randn(2, layer.in_channels, 9, 8))
+
+
+def test_nearest_codes() -> None:
+    torch.manual_seed(0)
+    model: Any = VQModel(num_vq_embeddings=64, norm_num_groups=32, block_out_channels=(32,))
+    model.quantize.embedding.weight.data.normal_()
+    ours = NearestCodes(model.quantize.embedding.weight)
+    same(lambda z: ours(z)[0], lambda z: model.quantize(z)[0], torch.randn(2, 3, 5, 4))
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 999), small=st.integers(2, 7), large=st.integers(2, 30))
+def test_resizing_by_products(seed: int, small: int, large: int) -> None:
+    torch.manual_seed(seed)
+    size = (large, large + 1)
+    theirs = partial(F.interpolate, size=size, mode="bilinear", align_corners=True)
+    same(partial(resized, size=size), theirs, torch.randn(2, 3, small, small + 1))
+
+
+def test_the_parser_gives_the_first_of_three_heads() -> None:
+    torch.manual_seed(0)
+    parser = FaceParser(num_class=5).eval().requires_grad_(False)
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(parser(x), BiSeNet.forward(parser, x)[0])
+    same(prepared(copy.deepcopy(parser)), parser, x)
+
+
+def test_whole_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paper's architectures, small; every kind of exchange happens."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(fused, "WIDEST_HEAD", 16)
+    vq: Any = VQModel(
+        block_out_channels=(32, 32, 64), layers_per_block=1, latent_channels=3, sample_size=32,
+        num_vq_embeddings=8, norm_num_groups=32,
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+    )  # fmt: skip
+    unet: Any = UNet2DModel(
+        sample_size=8, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(32, 64),
+        attention_head_dim=32, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    for net, x in (
+        (vq.decoder, torch.randn(2, 3, 8, 8)),
+        (vq.encoder, torch.randn(2, 3, 32, 32)),
+        (unet, torch.randn(2, 3, 8, 8)),
+    ):
+        net.eval().requires_grad_(False)
+        exchanged = prepared(copy.deepcopy(net))
+        kinds = {type(m) for m in exchanged.modules()}
+        assert {RowNorm, PaddedConv} <= kinds and nn.GroupNorm not in kinds
+        if net is not vq.encoder:
+            assert SubpixelUpsample in kinds
+        processors = [m.processor for m in exchanged.modules() if hasattr(m, "processor")]
+        assert processors and all(isinstance(p, WideHeads) for p in processors)
+        if net is unet:
+            same(lambda z: exchanged(z, 3).sample, lambda z: net(z, 3).sample, x)  # noqa: B023
+        else:
+            same(exchanged, net, x)
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """torch.compile as far as it goes without a GPU's code generator; lists what it was asked for."""
+    asked: list[str] = []
+    compile_ = torch.compile
+
+    def interpreting(net: nn.Module, **options: Any) -> Any:
+        asked.append(type(net).__name__)
+        return compile_(net, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", interpreting)
+    monkeypatch.setenv(CACHE, "")
+    return asked
+
+
+def test_the_networks_of_a_pack(pack: Pack, networks: Networks, interpreted: list[str]) -> None:
+    """Compiled for batches of two, each gives what it gave; what sees one picture is not compiled."""
+    fast = Networks.load(pack, "cpu", "float32", 2)
+    assert sorted(interpreted) == ["FaceParser", "IdentityUNet", "OnnxModule", *["Sequential"] * 3]
+    random = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 256, 256, generator=random)
+    face = torch.rand(2, 3, 112, 112, generator=random)
+    who = F.normalize(torch.randn(2, 512, generator=random), dim=1)
+    with torch.no_grad(), repeatable():
+        z = networks.encode(image)
+        pairs = [
+            (n.encode(image), n.decode(z), n.decode_preview(z), n.parse(image), n.embed_aligned(face),
+             n.predict_noise(z, 300), n.predict_noise(z, 300, who, 2.0))
+            for n in (fast, networks)
+        ]  # fmt: skip
+    for ours, theirs in zip(*pairs, strict=True):
+        scale = theirs.abs().max()
+        assert (ours - theirs).abs().max() < 1e-3 * scale
+        assert not torch.equal(ours, torch.zeros_like(ours))
+    images = (face[:1] * 255).byte().permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(fast.embed(images), networks.embed(images))
+    assert plain(fast.identity) is not fast.identity and plain(networks.identity) is networks.identity
+
+
+def test_only_whole_batches_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(torch, "compile", lambda net, **_: lambda x: calls.append(len(x)) or net(x))
+    layer = CompiledFor(nn.Identity(), 4)
+    for rows in (1, 4, 3, 8, 4):
+        x = torch.zeros(rows, 2)
+        assert layer(x) is x
+    assert calls == [4, 8, 4]
+
+
+def test_compiled_code_is_kept_where_packs_are(
+    pack: Pack, tmp_path: Path, interpreted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    monkeypatch.delenv(CACHE)
+    monkeypatch.setenv("LDVID_HOME", str(tmp_path))
+    Networks.load(pack, "cpu", "float32", 4)
+    assert os.environ.pop(CACHE) == str(tmp_path / "compiled")
+    assert interpreted

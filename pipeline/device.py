@@ -31,21 +31,32 @@ def compute_device(name: str, threads: int | None) -> tuple[str, int | None]:
 
 @contextlib.contextmanager
 def cpu_threads(threads: int | None) -> Iterator[None]:
-    """Networks and arithmetic use so many CPU threads inside; None leaves them as they are."""
-    if threads is None:
-        yield
-        return
-    import torch
+    """Networks and arithmetic use so many CPU threads inside; None leaves them as they are.
 
-    from ..stages.spread import limited
+    OpenCV uses none of its own meanwhile: frames go over the cores one by one (``stages.spread``), and
+    threads that wake threads for a millisecond's work spend more on that than on the work.
+    """
+    import cv2
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    opencv = cv2.getNumThreads()
+    cv2.setNumThreads(1)
     try:
-        with limited(threads):
+        if threads is None:
             yield
+            return
+        import torch
+
+        from ..stages.spread import limited
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with limited(threads):
+                yield
+        finally:
+            torch.set_num_threads(before)
     finally:
-        torch.set_num_threads(before)
+        cv2.setNumThreads(opencv)
 
 
 def limit_gpu_memory(limit: int | None) -> None:

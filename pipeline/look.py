@@ -10,7 +10,6 @@ fully; the others only where fewer people are found upright than it showed, or o
 from __future__ import annotations
 
 import contextlib
-import itertools
 import queue
 from collections import deque
 from collections.abc import Iterator
@@ -72,19 +71,46 @@ def look(
     try:
         with detectors.one() as detector:
             expected = _expected(reader, detector, start, tolerant=tolerant)
-        groups = itertools.groupby(frames, lambda frame: frame.index // GROUP)
+        failed: InputError | None = None
         room = max(1, GROUP_BYTES // max(1, GROUP * 3 * info.width * info.height))
         with ThreadPoolExecutor(threads := min(width(), room), "ldvid-look") as pool:
             coming: deque[Future[list[Look]]] = deque()
-            for _, group in groups:
-                coming.append(pool.submit(looked, list(group), expected))
-                expected = None  # of another group
-                if len(coming) > threads:
-                    yield from coming.popleft().result()
+            try:
+                for group in _groups(frames):
+                    coming.append(pool.submit(looked, group, expected))
+                    expected = None  # of another group
+                    if len(coming) > threads:
+                        yield from coming.popleft().result()
+            except InputError as error:
+                failed = error  # once all before it have been looked at
             while coming:
                 yield from coming.popleft().result()
+        if failed is not None:
+            raise failed
     finally:
         reader.close()
+
+
+def _groups(frames: Iterator[Frame | Look]) -> Iterator[list[Frame | Look]]:
+    """Frames of one group each; where one can't be decoded, those before it."""
+    group: list[Frame | Look] = []
+    failed: InputError | None = None
+    while True:
+        try:
+            frame = next(frames, None)
+        except InputError as error:
+            failed = error
+            break
+        if frame is None:
+            break
+        if group and frame.index // GROUP != group[0].index // GROUP:
+            yield group
+            group = []
+        group.append(frame)
+    if group:
+        yield group
+    if failed is not None:
+        raise failed
 
 
 def _looks(group: list[Frame | Look], detector: Detector, expected: int | None) -> Iterator[Look]:

@@ -2,7 +2,8 @@
 
 OpenCV and numpy let other threads run while they compute. A frame's result never depends on the others, so
 the number of threads changes no byte. How many there are: ``OMP_NUM_THREADS`` (which Ray sets for its workers
-to the cores they were given), else the cores this process may use; ``limited`` takes fewer.
+to the cores they were given), else the cores this process may use; ``limited`` takes fewer, and ``spread``
+never more than ``MOST``: between operations each holds the interpreter, which whoever feeds a GPU needs too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+MOST = 6
 _guard = threading.Lock()
 _pools: dict[int, ThreadPoolExecutor] = {}
 _limit: int | None = None
@@ -50,10 +52,10 @@ def spread(function: Callable[..., Result], *rows: Iterable[Any]) -> list[Result
     The first exception of any row is raised. Within a row, another ``spread`` computes one by one.
     """
     calls = list(zip(*rows, strict=True))
-    threads = min(width(), len(calls))
-    if threads < 2 or getattr(_inside, "row", False):
+    threads = min(width(), MOST)
+    if min(threads, len(calls)) < 2 or getattr(_inside, "row", False):
         return [function(*call) for call in calls]
-    return list(_pool(width()).map(lambda call: _row(function, call), calls))
+    return list(_pool(threads).map(lambda call: _row(function, call), calls))
 
 
 def _row(function: Callable[..., Result], call: tuple[Any, ...]) -> Result:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import pyarrow as pa
 import ray
 
@@ -47,6 +48,7 @@ class Station:
         self, row: pa.Table, stage: str, work: Callable[[Ticket, Loaded | None, Stopwatch], Any]
     ) -> pa.Table:
         """One row through ``work``, which gives the payload to hand on."""
+        cv2.setNumThreads(1)  # a task has one CPU, and OpenCV would take all
         pickled, payload = row["ticket"][0].as_py(), row["payload"][0]
         ticket: Ticket = pickle.loads(pickled)
         so_far = None if stage == "load" else payload.as_buffer()

@@ -250,8 +250,8 @@ def test_guidance_parses_at_its_own_size(
     monkeypatch.setattr(Networks, "parse", seen)
     terms = [{"term": "segmentation", "scale": 1.0}]
     made = swap(smaller, faces[0], faces[1], guidance=terms, guidance_decoder="preview", start="target")
-    # The target for the start and the stages, again for guidance, then each step's preview.
-    assert sizes == [(256, 256), (256, 128), (128, 128), (128, 128)]
+    # The target for guidance, then each step's preview.
+    assert sizes == [(256, 128), (128, 128), (128, 128)]
     sizes.clear()
     full = swap(smaller, faces[0], faces[1], guidance=terms, guidance_decoder="full", start="target")
     assert sizes == [(256, 256)] * 3

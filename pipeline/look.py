@@ -10,9 +10,10 @@ fully; the others only where fewer people are found upright than it showed, or o
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -65,15 +66,23 @@ def look(
     frames = _readable(reader, start, stop) if tolerant else reader.read(start, stop)
 
     def looked(group: list[Frame | Look], expected: int | None) -> list[Look]:
-        with detectors.one() as detector, watch.time("detect"):
-            return list(_looks(group, detector, expected))
+        with detectors.one() as detector:
+            return list(_looks(group, detector, expected, watch))
 
     try:
         with detectors.one() as detector:
             expected = _expected(reader, detector, start, tolerant=tolerant)
         failed: InputError | None = None
-        room = max(1, GROUP_BYTES // max(1, GROUP * 3 * info.width * info.height))
-        with ThreadPoolExecutor(threads := min(width(), room), "ldvid-look") as pool:
+        # Beside those that are looked at, one is being read and one waits to be taken.
+        room = GROUP_BYTES // (GROUP * 3 * info.width * info.height) - 2
+        threads = min(width(), room)
+        if threads < 2:  # large frames: one after the other
+            for _, few in itertools.groupby(frames, lambda frame: frame.index // GROUP):
+                with detectors.one() as detector:
+                    yield from _looks(few, detector, expected, watch)
+                expected = None
+            return
+        with ThreadPoolExecutor(threads, "ldvid-look") as pool:
             coming: deque[Future[list[Look]]] = deque()
             try:
                 for group in _groups(frames):
@@ -113,16 +122,20 @@ def _groups(frames: Iterator[Frame | Look]) -> Iterator[list[Frame | Look]]:
         raise failed
 
 
-def _looks(group: list[Frame | Look], detector: Detector, expected: int | None) -> Iterator[Look]:
+def _looks(
+    group: Iterable[Frame | Look], detector: Detector, expected: int | None, watch: Stopwatch
+) -> Iterator[Look]:
     """Frames of one group in order; ``expected`` faces, None: as many as its first shows."""
     for frame in group:
         if isinstance(frame, Look):
             yield frame
             continue
-        faces = tuple(detector.detect(frame.rgb, _EVERYBODY if expected is None else expected))
-        expected = len(faces) if expected is None else expected
-        crops = tuple(aligned_face(frame.rgb, face.landmarks) for face in faces)
-        yield Look(frame.index, describe(frame.rgb), faces, crops)
+        with watch.time("detect"):
+            faces = tuple(detector.detect(frame.rgb, _EVERYBODY if expected is None else expected))
+            expected = len(faces) if expected is None else expected
+            crops = tuple(aligned_face(frame.rgb, face.landmarks) for face in faces)
+            thumbnail = describe(frame.rgb)
+        yield Look(frame.index, thumbnail, faces, crops)
 
 
 class _Detectors:

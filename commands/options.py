@@ -57,7 +57,7 @@ Compile = Annotated[
     Literal["auto", "on", "off"] | None,
     typer.Option(
         "--compile",
-        help="Compile networks for the GPU. Default: for long clips (docs/performance.md).",
+        help="Compile networks for the GPU; auto: for long clips (docs/performance.md).",
     ),
 ]
 MaxMemory = Annotated[

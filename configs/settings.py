@@ -39,7 +39,7 @@ class Settings(BaseModel):
     segment_frames: int = Field(default=48, ge=1)
     batch: int = Field(default=4, ge=1, description="crops a network call sees; short ones are padded")
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
-    compile: Literal["auto", "on", "off"] = Field(default="auto", description="auto: long clips on a GPU")
+    compile: Literal["auto", "on", "off"] = Field(default="off", description="auto: long clips on a GPU")
 
     # the sampler (Algorithm 1)
     steps: int = Field(default=20, ge=1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..errors import FaceError, OutputError, SettingsError
 from .assign import identity_values, load_sources, sources_of
-from .device import compute_device, cpu_threads
+from .device import compute_device, cpu_threads, limit_gpu_memory
 from .files import copy_file, sha256_of
 from .job import Identity
 from .progress import Listener, Silent, Stopwatch, peak_memory
@@ -56,6 +56,7 @@ def swap_picture(request: SwapRequest, samples: int = 1, listener: Listener | No
     watch = Stopwatch()
     outputs = _check(request, samples)
     try:
+        limit_gpu_memory(request.max_memory)
         with cpu_threads(request.threads):
             with watch.time("load"):
                 from .still import StillSwapper

@@ -142,7 +142,7 @@ def test_whole_networks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def interpreted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def interpreted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """torch.compile as far as it goes without a GPU's code generator; lists what it was asked for."""
     asked: list[str] = []
     compile_ = torch.compile
@@ -152,6 +152,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return compile_(net, backend="eager", **options)
 
     monkeypatch.setattr(torch, "compile", interpreting)
+    monkeypatch.setenv("LDVID_HOME", str(tmp_path))
     monkeypatch.setenv(CACHE, "")
     return asked
 
@@ -200,3 +201,7 @@ def test_compiled_code_is_kept_where_packs_are(
     Networks.load(pack, "cpu", "float32", 4)
     assert os.environ.pop(CACHE) == str(tmp_path / "compiled")
     assert interpreted
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("LDVID_HOME", str(tmp_path / "file"))
+    Networks.load(pack, "cpu", "float32", 4)  # nowhere to keep it: it is compiled all the same
+    assert str(tmp_path) not in os.environ.get(CACHE, "")

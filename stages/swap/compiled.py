@@ -7,6 +7,7 @@ analysis) run as they are. Compiled code is kept in ldvid's cache folder between
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,11 @@ def compile_networks(networks: Networks, batch: int) -> None:
 
     Numbers differ from those of the plain networks in rounding; they are the same from run to run.
     """
-    os.environ.setdefault(CACHE, str(user_folder().with_name("compiled")))
+    cache = user_folder().with_name("compiled")
+    with contextlib.suppress(OSError):  # nowhere to keep it: torch takes its own temporary folder
+        cache.mkdir(parents=True, exist_ok=True)
+        if os.access(cache, os.W_OK):
+            os.environ.setdefault(CACHE, str(cache))
     inductor: Any = torch._inductor.config
     if hasattr(inductor, "deterministic"):
         inductor.deterministic = True  # no choice between kernels by a stopwatch where it changes sums

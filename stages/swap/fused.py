@@ -42,9 +42,8 @@ class RowNorm(nn.Module):
         count = x[0, 0].numel() * shape[2]
         mean = whole.sum(over).view(shape).sum(2) / count
         variance = ((whole * whole).sum(over).view(shape).sum(2) / count - mean * mean).clamp(min=0)
-        scale = ((variance + self.eps).rsqrt()[..., None] * self.weight.float().view(1, *shape[1:])).flatten(
-            1
-        )
+        gain = self.weight.float().view(1, *shape[1:])
+        scale = ((variance + self.eps).rsqrt()[..., None] * gain).flatten(1)
         shift = self.bias.float() - mean[..., None].expand(shape).flatten(1) * scale
         at = (..., *(None for _ in over))
         return (whole * scale[at] + shift[at]).to(x.dtype)
@@ -66,9 +65,8 @@ class SubpixelUpsample(nn.Module):
             for r in rows
             for right in (0, 1)
         ]
-        self.weight = nn.Parameter(
-            torch.cat(kernels).to(conv.weight.dtype), requires_grad=False
-        )  # (4D, C, 2, 2)
+        four = torch.cat(kernels).to(conv.weight.dtype)  # (4D, C, 2, 2)
+        self.weight = nn.Parameter(four, requires_grad=False)
         bias = conv.bias if conv.bias is not None else torch.zeros(len(w), dtype=w.dtype, device=w.device)
         self.bias = nn.Parameter(bias.detach().repeat(4).to(conv.weight.dtype), requires_grad=False)
 

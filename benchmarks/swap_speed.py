@@ -9,7 +9,7 @@ frame at a time, Algorithm 1 as it is printed. Each row below it changes one thi
 runs the sampler that ships. The floor is 1.74 TFLOP, forward and input gradient, at 790 TFLOP/s, the rate an
 H100 was measured to reach in bfloat16. "fast": preset ``fast`` from aligned crops to swapped crops with
 networks of the paper's sizes, the parser of ``starter`` and a small decoder to guide through. "presets": the
-same on the starter pack. Both are timed as a job runs them: masks and starts made ahead, colours behind.
+same on the starter pack. Both are timed as a job runs them: masks and starts made a segment ahead.
 "memory": preset ``paper`` at the paper's sizes, on a GPU of which less may be used (``--max-memory``).
 
 Every row is measured ``--repeats`` times; the spread is the range of those over their mean. ``--warm`` only
@@ -36,7 +36,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own custom
 from frame_cost import clock, example
 from ldvid.configs import Settings, load_settings, preset_names
-from ldvid.pipeline.device import limit_gpu_memory
+from ldvid.pipeline.device import cpu_threads, limit_gpu_memory
+from ldvid.pipeline.render import prepare_ahead
 from ldvid.stages.align import AlignStage
 from ldvid.stages.detect import open_detector
 from ldvid.stages.mask import MaskStage
@@ -186,18 +187,11 @@ def crops_of(pack: Pack, settings: Settings, count: int) -> Crops:
 
 
 def as_a_job(mask: MaskStage, swap: SwapStage, crops: Crops, size: int) -> None:
-    """Segments of ``size`` frames: masks and starts made one ahead, colours one behind."""
+    """Segments of ``size`` frames, masks and starts made a segment ahead."""
     parts = [take(crops, np.arange(i, min(i + size, len(crops)))) for i in range(0, len(crops), size)]
-    with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(1) as behind:
-        coming = [ahead.submit(lambda part=part: swap.prepare(mask.process(part))) for part in parts]
-        done = []
-        for part in coming:
-            ready = replace(part.result(), parses=None)
-            for first in range(0, len(ready), swap.settings.batch):
-                last = min(first + swap.settings.batch, len(ready))
-                done.append(behind.submit(swap.match, swap.sample(take(ready, np.arange(first, last)))))
-        for each in done:
-            each.result()
+    with ThreadPoolExecutor(1) as ahead:
+        for coming in [ahead.submit(prepare_ahead, mask, swap, part) for part in parts]:
+            swap.process(coming.result())
 
 
 def of_preset(name: str, pack: Pack, settings: Settings, bench: Bench, frames: int) -> Row:
@@ -208,7 +202,8 @@ def of_preset(name: str, pack: Pack, settings: Settings, bench: Bench, frames: i
     source = load_source(SOURCE, pack, detector, net.embed, None)[0]
     crops = crops_of(pack, settings, frames)
     mask, swap = MaskStage(net, settings), SwapStage(net, settings, source)
-    times, first, memory = bench.timed(lambda: as_a_job(mask, swap, crops, settings.segment_frames))
+    with cpu_threads(None):
+        times, first, memory = bench.timed(lambda: as_a_job(mask, swap, crops, settings.segment_frames))
     each = [1000 * t / frames / settings.steps for t in times]
     mean = float(np.mean(each))
     spread = (max(each) - min(each)) / mean

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,20 @@ from .work import Work
 PASTE_BYTES = 64 * 2**20  # of frames that are pasted at once; each takes a few times its size while it is
 
 __all__ = ["Loaded", "Loader", "Swapper", "Writer", "swapped_frames"]
+
+
+def prepare_ahead(mask: MaskStage, swap: SwapStage, crops: Crops) -> Crops:
+    """The crops' masks and starts, two batches at a time: while one waits for the GPU, the other computes."""
+    if not len(crops):
+        return crops
+
+    def prepared(piece: Crops) -> Crops:
+        # A parse is large, and is made again sooner than memory holds those of a segment.
+        return replace(swap.prepare(mask.process(piece)), parses=None)
+
+    pieces = [take(crops, present) for present, _, _ in batches(crops.frames, mask.settings.batch)]
+    with ThreadPoolExecutor(2, "ldvid-ahead") as both:
+        return join(list(both.map(prepared, pieces)))
 
 
 class Swapper:
@@ -92,8 +105,7 @@ class Swapper:
         ahead = self._ahead.get(crops.track)
         new = crops if ahead is None else take(crops, ~np.isin(crops.frames, ahead))
         stage = self._swaps[self.work.plan.sources[crops.track]]
-        # A parse is large, and a GPU makes it again sooner than memory holds those of a segment.
-        return replace(stage.prepare(self._mask.process(new)), parses=None)
+        return prepare_ahead(self._mask, stage, new)
 
     def swap(self, loaded: Loaded) -> Loaded:
         """Fill in the masks and the swapped crops. A neighbour that can't be swapped is done without."""
@@ -157,23 +169,17 @@ class Swapper:
         """Masked and swapped, a batch at a time: what the parser saw is large and needed by both."""
         if not len(crops):
             return crops
-        made: list[Callable[[], Crops]] = []
-        with ThreadPoolExecutor(1, "ldvid-match") as behind:
-            for present, _, _ in batches(crops.frames, self.work.settings.batch):
-                piece = take(crops, present)
-                self.stage, self.frame = "mask", int(piece.frames[0])
-                if piece.masks is None:
-                    with self.watch.time("mask"):
-                        piece = self._mask.process(piece)
-                self.stage = "swap"
-                with self.watch.time("swap"):
-                    if self.on_gpu:  # which makes the next batch while the processor colours this one
-                        piece = stage.sample(stage.prepare(piece))
-                        made.append(behind.submit(stage.match, piece).result)
-                    else:
-                        made.append(partial(_same, stage.process(piece)))
+        made = []
+        for present, _, _ in batches(crops.frames, self.work.settings.batch):
+            piece = take(crops, present)
+            self.stage, self.frame = "mask", int(piece.frames[0])
+            if piece.masks is None:
+                with self.watch.time("mask"):
+                    piece = self._mask.process(piece)
+            self.stage = "swap"
             with self.watch.time("swap"):
-                return join([one() for one in made])
+                made.append(stage.process(piece))
+        return join(made)
 
     def _last(self, crops: Crops, segment: Segment) -> Crops:
         """The rows that the segment after this one can ask for; copies, so that the others can go."""
@@ -281,10 +287,6 @@ class Writer(Part):
             except InputError:
                 self.reset()
         raise InputError(f"{self.work.plan.clip.path}: no frame from {index} on can be decoded")
-
-
-def _same(crops: Crops) -> Crops:
-    return crops
 
 
 def swapped_frames(done: Loaded) -> list[int]:

@@ -172,6 +172,7 @@ class StillSwapper:
     ) -> list[StillSwap]:
         pieces = [self.crops(t, f) for t, f in zip(targets, faces, strict=True)]
         masks = [p.masks for p in pieces if p.masks is not None]
+        parses = [p.parses for p in pieces if p.parses is not None]
         crops = Crops(
             track=0,
             frames=np.arange(len(pieces)),
@@ -179,7 +180,7 @@ class StillSwapper:
             matrices=np.concatenate([p.matrices for p in pieces]),
             landmarks=np.concatenate([p.landmarks for p in pieces]),
             masks=np.concatenate(masks),
-            parses=np.concatenate([p.parses for p in pieces if p.parses is not None]),
+            parses=np.concatenate(parses) if parses else None,
         )
         crops = SwapStage(self.networks, settings, sources).process(crops)
         frames = [Frame(i, t) for i, t in enumerate(targets)]

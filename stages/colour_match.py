@@ -29,7 +29,9 @@ GAIN = (0.6, 1.3)  # how far contrast may be changed
 CAST = 6.0  # chroma differences up to about this, in a and b, count as a cast
 LIMIT = np.array([25, 8, 8], np.float32)  # of the low-frequency correction, in L, a, b
 LIGHT_SIGMA = 1 / 8  # of its blur, as a share of the crop: about half an eye distance
-_FLOOR = np.array([6, 3, 3], np.float32)  # least spread assumed, in L, a, b: noise is not contrast
+FLOOR = np.array([6, 3, 3], np.float32)  # least spread assumed, in L, a, b: noise is not contrast
+ROUNDS, WELSCH = 3, 1.8  # of the estimate of the main colour; how many spreads off a colour may be
+RIDGE = 1e-4  # of the mean of the whole in a blur
 
 
 def match_colour(swapped: F32, target: U8, mask: F32, strength: float) -> F32:
@@ -81,7 +83,7 @@ def low_frequencies(image: F32, mask: F32, sigma: float) -> F32:
     small = small.reshape(size[1], size[0], -1)
     sigmas = (sigma * size[0] / width, sigma * size[1] / height)
     small = cv2.GaussianBlur(small, (0, 0), sigmas[0], sigmaY=sigmas[1], borderType=cv2.BORDER_CONSTANT)
-    small = (small[..., :-1] + 1e-4 * mean.astype(np.float32)) / (small[..., -1:] + 1e-4)
+    small = (small[..., :-1] + RIDGE * mean.astype(np.float32)) / (small[..., -1:] + RIDGE)
     if step > 1:
         small = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     return cast(F32, small.reshape(image.shape).astype(np.float32))
@@ -95,7 +97,7 @@ def _match(swapped: F32, target: U8, mask: F32, strength: float) -> F32:
     our_mean = _statistics(our_planes, our_skin.take(inside))[0]
     their_mean = _statistics(their_planes, their_skin.take(inside))[0]
     our_spread, their_spread = (_statistics(p, mask.take(inside))[1] for p in (our_planes, their_planes))
-    gain = float(np.clip((their_spread[0] + _FLOOR[0] / 2) / (our_spread[0] + _FLOOR[0] / 2), *GAIN))
+    gain = float(np.clip((their_spread[0] + FLOOR[0] / 2) / (our_spread[0] + FLOOR[0] / 2), *GAIN))
     matched = np.empty_like(ours)
     matched[..., 0] = (ours[..., 0] - our_mean[0]) * gain + their_mean[0]
     matched[..., 1:] = _match_chroma(ours[..., 1:], our_mean[1:], their_mean[1:])
@@ -129,9 +131,9 @@ def skin_weights(lab: F32, mask: F32) -> F32:
     inside = np.flatnonzero(mask)
     planes, masked = _planes(lab, inside), mask.ravel()[inside].astype(np.float32)
     weight = masked
-    for _ in range(3):
+    for _ in range(ROUNDS):
         mean, spread = _statistics(planes, weight)
-        scale = 1 / (1.8 * np.maximum(spread, _FLOOR))
+        scale = 1 / (WELSCH * np.maximum(spread, FLOOR))
         distance = ((planes - mean[:, None]) * scale[:, None]) ** 2
         weight = masked * np.exp(np.float32(-0.5) * (distance[0] + distance[1] + distance[2]))
     whole = np.zeros(mask.size, np.float32)

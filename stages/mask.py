@@ -18,6 +18,7 @@ from .occlusion import FEATURES, occluders
 from .records import F32, U8, Crops
 from .rows import batches
 from .spread import spread
+from .swap.device_features import part_sum
 from .swap.features import part_mass
 from .swap.fitting import Fitting
 from .swap.manifest import ParserEntry
@@ -95,40 +96,55 @@ class MaskStage:
     def __init__(self, networks: Networks, settings: Settings) -> None:
         self.networks, self.settings = networks, settings
         self.fitting = Fitting(settings.batch, networks.device)
+        self.on_device = networks.device.type == "cuda"
 
     def setup(self) -> None:
         """Networks arrive loaded."""
 
     def process(self, item: Crops, /) -> Crops:
-        """Masks (N, S, S) float32 in [0, 1], and the parses they were made of.
+        """Masks (N, S, S) float32 in [0, 1], and, but on a GPU, the parses they were made of.
 
         Crops are parsed in the batches of ``rows.batches``; else each mask depends on its own crop only.
         """
-        parses: F32 | None = None
+        work = self._planes if self.on_device else self.networks.parse_crops
+        seen: F32 | None = None
         for present, rows, slots in batches(item.frames, self.settings.batch):
-            parse = self.fitting.run(lambda part: self._parse(item.images[part]), rows)[slots]
-            if parses is None:
-                parses = np.zeros((len(item), *parse.shape[1:]), np.float32)
-            parses[present] = parse
+            part = self.fitting.run(lambda part: work(item.images[part]), rows)[slots]
+            if seen is None:
+                seen = np.zeros((len(item), *part.shape[1:]), np.float32)
+            seen[present] = part
         masks = np.zeros(item.images.shape[:3], np.float32)
-        if parses is not None:
-            masks[:] = spread(self._mask, item.images, item.landmarks, parses)
-        return replace(item, masks=masks, parses=parses)
+        if seen is not None:
+            one = self._mask if self.on_device else self._mask_of_parse
+            masks[:] = spread(one, item.images, item.landmarks, seen)
+        return replace(item, masks=masks, parses=None if self.on_device else seen)
 
     @torch.no_grad()
-    def _parse(self, images: U8) -> F32:
-        net = self.networks
-        return cast(F32, net.parse(to_tensor(images, net.device)).cpu().numpy())
+    def _planes(self, images: U8) -> F32:
+        """(N, 2, p, p): how surely each pixel is face, and one of ``FEATURES``. All that leaves a GPU, which
+        makes a whole parse again sooner than it is brought here and back."""
+        net, parser = self.networks, self.networks.manifest.parser
+        face = [parser.classes.index(name) for name in parser.face]
+        features = [i for part in FEATURES for i in parser.indices(part)]
+        with net.beside():
+            parse = net.parse(to_tensor(images, net.device))
+            planes = torch.stack([part_sum(parse, face), part_sum(parse, features)], 1)
+            return cast(F32, planes.cpu().numpy())
 
-    def _mask(self, image: U8, landmarks: F32, parse: F32) -> F32:
+    def _mask_of_parse(self, image: U8, landmarks: F32, parse: F32) -> F32:
         """(S, S) of one crop with its landmarks (5, 2) and parse (K, p, p)."""
-        size, parser = len(image), self.networks.manifest.parser
-        probability = _at_size(face_probability(parse, parser), size)
+        parser = self.networks.manifest.parser
+        face, features = face_probability(parse, parser), part_mass(parse, parser, *FEATURES)
+        return self._mask(image, landmarks, (face, features))
+
+    def _mask(self, image: U8, landmarks: F32, seen: F32 | tuple[F32, F32]) -> F32:
+        """(S, S) of one crop, of what ``_planes`` says."""
+        size = len(image)
+        probability = _at_size(seen[0], size)
         mask = soft_mask(probability, self.settings.mask_grow, self.settings.mask_feather)
         mask = mask * face_oval(landmarks, size)
         if self.settings.occlusion > 0:
-            parts = _at_size(part_mass(parse, parser, *FEATURES), size)
-            hidden = occluders(image, probability, parts)
+            hidden = occluders(image, probability, _at_size(seen[1], size))
             mask = mask * (1 - np.float32(self.settings.occlusion) * hidden)
         return mask
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from ldvid.stages.detect import Detector, open_detector
 from ldvid.stages.records import SourceFace
 from ldvid.stages.source import load_source
@@ -17,6 +18,9 @@ from ldvid.stages.swap.pack import Pack, open_pack
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVELOPMENT_DATA = ROOT.parent / "shared"
+
+settings.register_profile("untimed", deadline=None)  # how long a test takes is the machine's affair
+settings.load_profile("untimed")
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 

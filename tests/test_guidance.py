@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +269,7 @@ def test_terms_share_one_parse(
             calls.append(1)
             return super().parse(image)
 
-    counting = Counting(**{k: getattr(networks, k) for k in networks.__dataclass_fields__})
+    counting = Counting(**{f.name: getattr(networks, f.name) for f in fields(networks) if f.init})
     context = replace(at(*frames), networks=counting)
     terms = build_terms([GuidanceTerm(term="geometry"), GuidanceTerm(term="segmentation")])
     x = frames[0].flip(0)

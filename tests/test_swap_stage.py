@@ -294,14 +294,11 @@ def test_the_source_is_mirrored_where_the_target_looks_the_other_way(
     for start in both:
         picture, kept = start.compose(target, points[None], mask, theirs, 0.0)
         off.append(float(np.abs(picture - target)[kept < 0.5].mean()))
-        shares.append([share for _, share in start._views(points)])
-    assert shares == [[1.0], [1.0]] and off[0] < 0.3 and off[1] > 3 * off[0] + 1, (shares, off)
+        shares.append(start.shares(points)[0])
+    assert shares == [(0.0, 1.0), (1.0, 0.0)] and off[0] < 0.3 and off[1] > 3 * off[0] + 1, (shares, off)
     # Between the two, along a turning head, one goes over into the other without a jump.
-    way = [
-        [w for v, w in both[0]._views((1 - k) * landmarks + k * points) if v is both[0].mirrored]
-        for k in np.linspace(0, 1, 41)
-    ]
-    line = np.array([w[0] if w else 0.0 for w in way])
+    way = [(1 - k) * landmarks + k * points for k in np.linspace(0, 1, 41)]
+    line = np.array([both[0].shares(seen)[0][1] for seen in way])
     assert line[0] == 0 and line[-1] == 1 and (np.diff(line) >= 0).all() and np.diff(line).max() < 0.3
 
 

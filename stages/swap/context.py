@@ -57,6 +57,8 @@ class Context:
         source_picture: the sources' aligned pictures and landmarks, one for all rows or one a row.
         seed, track: the key of all noise, of jitter too.
         step: index of the step, from 0.
+        verdicts: None, or where each step puts whether its loss and gradient were finite (a bool of no
+            dimensions), which to look at at once would have the processor wait for the GPU.
     """
 
     networks: Networks
@@ -70,6 +72,7 @@ class Context:
     seed: int = 0
     track: int = 0
     step: int = 0
+    verdicts: list[Tensor] | None = None
     _parsed: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
 
     def parse(self, x_hat: Tensor) -> Tensor:

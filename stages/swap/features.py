@@ -7,7 +7,7 @@ the extents of each part, as quantiles of probability mass, which move smoothly 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,29 @@ from .manifest import ParserEntry
 LOW, HIGH = 0.06, 0.94  # quantiles taken as the ends of a part
 MIN_MASS = 12.0  # pixels of a 256 crop below which a part counts as not seen
 EXTENTS = 4  # left, right, top, bottom
+LANDMARKS = 5
+RIM = 4.0  # pixels of a 256 crop over which a window fades out
+
+
+class Place(NamedTuple):
+    """Where to look for a part: a window about a mean of landmarks, raised, all in eye distances."""
+
+    parts: tuple[str, ...]
+    anchor: tuple[float, float, float, float, float]
+    raised: float
+    half_width: float
+    half_height: float
+
+
+PLACES = (
+    Place(("eyes",), (1, 0, 0, 0, 0), 0.0, 0.45, 0.3),
+    Place(("eyes",), (0, 1, 0, 0, 0), 0.0, 0.45, 0.3),
+    Place(("brows",), (1, 0, 0, 0, 0), 0.3, 0.48, 0.35),
+    Place(("brows",), (0, 1, 0, 0, 0), 0.3, 0.48, 0.35),
+    Place(("lips", "mouth"), (0, 0, 0, 0.5, 0.5), 0.0, 0.8, 0.7),
+    Place(("nose",), (0, 0, 1, 0, 0), 0.3, 0.5, 0.75),
+)
+UNSURE = LANDMARKS + EXTENTS * (len(PLACES) - 1) + 2  # where a nose begins is anyone's guess
 
 
 def _quantiles(marginal: F32, shares: Sequence[float]) -> list[float]:
@@ -47,7 +70,7 @@ def _extents(mass: F32) -> tuple[F32, bool]:
 
 def _window(size: int, centre: F32, half_width: float, half_height: float) -> F32:
     """1 inside a box with a soft rim of 4 pixels of a 256 crop, (S, S)."""
-    ticks, rim = np.arange(size, dtype=np.float32), 4 * size / 256
+    ticks, rim = np.arange(size, dtype=np.float32), RIM * size / 256
     wx = np.clip((half_width - np.abs(ticks - centre[0])) / rim, 0, 1)
     wy = np.clip((half_height - np.abs(ticks - centre[1])) / rim, 0, 1)
     return cast(F32, np.multiply.outer(wy, wx).astype(np.float32))
@@ -81,26 +104,16 @@ def feature_points(parse: F32, landmarks: F32, parser: ParserEntry) -> tuple[F32
         parser: names the K classes and groups them; parts it does not know are not seen.
     """
     size = parse.shape[-1]
-    right_eye, left_eye = landmarks[0], landmarks[1]
-    mouth = (landmarks[3] + landmarks[4]) / 2
-    gap = max(float(np.linalg.norm(left_eye - right_eye)), 1.0)
-
-    def seen_as(*parts: str) -> F32:
-        return part_mass(parse, parser, *parts)
-
-    above = np.array([0, 0.3 * gap], np.float32)
-    parts = [
-        seen_as("eyes") * _window(size, right_eye, 0.45 * gap, 0.3 * gap),
-        seen_as("eyes") * _window(size, left_eye, 0.45 * gap, 0.3 * gap),
-        seen_as("brows") * _window(size, right_eye - above, 0.48 * gap, 0.35 * gap),
-        seen_as("brows") * _window(size, left_eye - above, 0.48 * gap, 0.35 * gap),
-        seen_as("lips", "mouth") * _window(size, mouth, 0.8 * gap, 0.7 * gap),
-        seen_as("nose") * _window(size, landmarks[2] - above, 0.5 * gap, 0.75 * gap),
-    ]
-    points, found = [landmarks.astype(np.float32)], [np.ones(5, bool)]
-    for part in parts:
-        extents, seen = _extents(part)
+    gap = max(float(np.linalg.norm(landmarks[1] - landmarks[0])), 1.0)
+    points, found = [landmarks.astype(np.float32)], [np.ones(LANDMARKS, bool)]
+    for place in PLACES:
+        centre = np.array(place.anchor, np.float32) @ landmarks - np.array(
+            [0, place.raised * gap], np.float32
+        )
+        window = _window(size, centre, place.half_width * gap, place.half_height * gap)
+        extents, seen = _extents(part_mass(parse, parser, *place.parts) * window)
         points.append(extents)
         found.append(np.full(EXTENTS, seen))
-    found[-1][2] = False  # where a nose begins is anyone's guess; its wings and tip are not
-    return np.concatenate(points), np.concatenate(found)
+    every, seen_at_all = np.concatenate(points), np.concatenate(found)
+    seen_at_all[UNSURE] = False  # a nose's wings and tip are sure
+    return every, seen_at_all

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .constants import constant
 from .manifest import ParserEntry
 
 FLOOR = 0.004  # squared eye distances (16 pixels of a 256 crop) below which a part counts as not seen
@@ -66,13 +67,14 @@ class Windows:
     def __init__(self, landmarks: Tensor, crop_size: int, size: int) -> None:
         gap = (landmarks[:, 1] - landmarks[:, 0]).norm(dim=1).clamp(min=1)[:, None]  # (B, 1)
         # Parse pixel i is centred at (i + ½) · crop/size − ½ in the crop.
-        ticks = (torch.arange(size).to(landmarks) + 0.5) * (crop_size / size) - 0.5
+        ticks = torch.arange(size, dtype=landmarks.dtype, device=landmarks.device)
+        ticks = (ticks + 0.5) * (crop_size / size) - 0.5
         self.ticks = ticks / gap  # (B, size)
         self.cell = ((crop_size / size) / gap) ** 2  # (B, 1), area of a parse pixel
-        anchors = landmarks.new_tensor([p.anchor for p in PARTS])  # (P, 5)
-        shift = landmarks.new_tensor([[0.0, p.shift] for p in PARTS])
+        anchors = constant([p.anchor for p in PARTS], landmarks)  # (P, 5)
+        shift = constant([[0.0, p.shift] for p in PARTS], landmarks)
         self.centre = torch.einsum("pl,blc->bpc", anchors, landmarks) / gap[..., None] + shift  # (B, P, 2)
-        sides = landmarks.new_tensor([[p.half_width, p.half_height] for p in PARTS])
+        sides = constant([[p.half_width, p.half_height] for p in PARTS], landmarks)
         distance = (self.ticks[:, None, None] - self.centre[..., None]).abs()  # (B, P, 2, size)
         self.inside = ((sides[..., None] - distance) / RIM).clamp(0, 1)
 
@@ -85,7 +87,8 @@ class Windows:
         so that a part that closes pulls nothing about. Without one they are those of the mass itself.
         """
         classes = [[i for c in p.classes for i in parser.indices(c)] for p in PARTS]
-        maps = torch.stack([parse[:, found].sum(1) for found in classes], 1)  # (B, P, size, size)
+        among = constant([[float(k in found) for k in range(parse.shape[1])] for found in classes], parse)
+        maps = torch.einsum("pk,bkhw->bphw", among, parse)
         across, down = self.inside[:, :, 0], self.inside[:, :, 1]
         columns = torch.einsum("bphw,bph->bpw", maps, down) * across
         rows = torch.einsum("bphw,bpw->bph", maps, across) * down

@@ -133,9 +133,17 @@ def check_finite(
     context: Context,
     progress: float,
 ) -> None:
-    """Nothing if loss and gradient are finite; otherwise SettingsError that names the term at fault."""
-    if gradient is not None and bool(loss.isfinite().all() & gradient.isfinite().all()):
-        return
+    """Nothing if loss and gradient are finite; otherwise SettingsError that names the term at fault.
+
+    Where the context collects verdicts, whoever gave it the list looks at them.
+    """
+    if gradient is not None:
+        verdict = loss.isfinite().all() & gradient.isfinite().all()
+        if context.verdicts is not None:
+            context.verdicts.append(verdict)
+            return
+        if bool(verdict):
+            return
     with torch.enable_grad():
         for scheduled in terms:
             if scheduled.weight(progress) == 0:

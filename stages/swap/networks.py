@@ -6,8 +6,9 @@ diffusion's own: (encode(x) − mean) / std per channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -20,11 +21,13 @@ from ..align import ARCFACE_TEMPLATE
 from ..records import F32, U8
 from .autoencoder import TinyAutoencoder
 from .compiled import compile_networks, plain
+from .constants import constant
 from .identity_unet import IdentityUNet
 from .loaders import load_autoencoder, load_parser, load_unet, naming
 from .manifest import Manifest
 from .onnx_torch import OnnxModule
 from .pack import Pack
+from .recorded import Recorder
 from .repeatable import prepare, repeatable
 from .schedule import alpha_bars
 from .vq import VQAutoencoder
@@ -90,6 +93,14 @@ class Networks:
     latent_std: Tensor
     alpha_bar: Tensor
     preview: nn.Module | None = None
+    recorder: Recorder = field(init=False, repr=False)
+    _beside: Any = field(default=None, init=False, repr=False)  # a stream
+
+    def __post_init__(self) -> None:
+        self.recorder = Recorder(self.device)
+        if self.device.type == "cuda":
+            cuda: Any = torch.cuda
+            self._beside = cuda.Stream(self.device, priority=-1)
 
     @classmethod
     def load(cls, pack: Pack, device: str = "auto", dtype: str = "float32", compiled: int = 0) -> Networks:
@@ -125,6 +136,8 @@ class Networks:
         )  # fmt: skip
         if compiled:
             compile_networks(made, compiled)
+        if place.type == "cuda":
+            torch.cuda.synchronize(place)  # other streams are about to use the weights
         return made
 
     def encode(self, image: Tensor) -> Tensor:
@@ -182,9 +195,23 @@ class Networks:
             image = F.interpolate(
                 image, (size, size), mode="bilinear", align_corners=False, antialias=antialias
             )
-        mean = image.new_tensor(p.mean)[:, None, None]
-        std = image.new_tensor(p.std)[:, None, None]
+        mean = constant(p.mean, image)[:, None, None]
+        std = constant(p.std, image)[:, None, None]
         return cast(Tensor, self.parser(((image - mean) / std).to(self.dtype)).float().softmax(1))
+
+    def parse_crops(self, images: U8) -> F32:
+        """Class probabilities (N, K, p, p) of crops (N, S, S, 3) uint8, no gradient."""
+        with torch.no_grad(), self.beside():
+            return cast(F32, self.parse(to_tensor(images, self.device)).cpu().numpy())
+
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[None]:
+        """Inside, a GPU computes beside what it is doing for other threads, not behind it.
+
+        What is used must be made inside, and what is made, copied to the processor inside.
+        """
+        with contextlib.nullcontext() if self._beside is None else torch.cuda.stream(self._beside):
+            yield
 
     def embed_aligned(self, image: Tensor) -> Tensor:
         """D_I: ArcFace-aligned (B, 3, size, size) RGB in [0, 1] → unit embeddings (B, D)."""

@@ -11,6 +11,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from .constants import held
+
 
 def generator(seed: int, track: int, purpose: str, step: int = 0) -> torch.Generator:
     """A CPU generator keyed by its arguments (SHA-256, so that near keys give unrelated streams)."""
@@ -21,5 +23,9 @@ def generator(seed: int, track: int, purpose: str, step: int = 0) -> torch.Gener
 def latent_noise(
     shape: tuple[int, ...], device: torch.device, *, seed: int, track: int, purpose: str, step: int = 0
 ) -> Tensor:
-    """Standard normal noise of ``shape`` (C, h, w), float32."""
-    return torch.randn(shape, generator=generator(seed, track, purpose, step)).to(device)
+    """Standard normal noise of ``shape`` (C, h, w), float32; not to be changed in place."""
+
+    def drawn() -> Tensor:
+        return torch.randn(shape, generator=generator(seed, track, purpose, step)).to(device)
+
+    return drawn() if device.type == "cpu" else held((shape, device, seed, track, purpose, step), drawn)

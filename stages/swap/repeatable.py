@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .constants import constant
+
 _guard = threading.Lock()
 _depth = 0
 _before = (False, False, True)
@@ -71,7 +73,7 @@ def sample_bilinear(image: Tensor, grid: Tensor) -> Tensor:
     ``image`` (B, C, H, W), ``grid`` (B, h, w, 2) in [−1, 1], x first; gives (B, C, h, w). The gradient
     is with respect to the picture alone.
     """
-    size = grid.new_tensor([image.shape[3], image.shape[2]])
+    size = constant([image.shape[3], image.shape[2]], grid)
     at = (((grid.detach() + 1) * size - 1) / 2).clamp(min=0).minimum(size - 1)
     low = at.floor()
     share = (at - low)[..., None]  # (B, h, w, 2, 1)

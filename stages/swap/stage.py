@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import repeat
 from typing import ClassVar, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ...configs import Settings
 from .. import Resources
 from ..colour_match import match_colour
-from ..records import F32, U8, Crops, SourceFace
+from ..records import F32, Crops, SourceFace
 from ..rows import batches
 from ..spread import spread
+from . import device_colour
 from .blend import downsample_mask
 from .context import Context, SourcePicture
+from .device_start import DeviceStart
 from .fitting import Fitting
 from .guidance import build_terms
 from .networks import Networks, to_tensor
@@ -65,8 +70,13 @@ class SwapStage:
             guidance_every=settings.guidance_every,
         )
         self.fitting = Fitting(settings.batch, networks.device)
+        # Arithmetic that OpenCV does on a processor, torch does on a GPU: a frame's takes a processor longer
+        # than its networks take the GPU.
+        self.on_device = networks.device.type == "cuda"
+        self._device_start: DeviceStart | None = None
         self._starts: list[SourceStart] = []
         self._picture: SourcePicture | None = None
+        self._token = object()  # of this stage's recordings
 
     def setup(self) -> None:
         """Holds the source's picture for the terms; parses each once, where the start needs it."""
@@ -74,15 +84,17 @@ class SwapStage:
             self._picture = self._pictured(self.sources)
         if self.settings.start == "source" and not self._starts:
             for source in self.sources:
-                with torch.no_grad(), repeatable():
-                    parse = self.networks.parse(to_tensor(source.image[None], self.networks.device))
+                with repeatable():
+                    parse = self.networks.parse_crops(source.image[None])
                 start = SourceStart(
                     source,
-                    parse[0].cpu().numpy(),
+                    parse[0],
                     self.networks.manifest.parser,
                     mirror=self.settings.start_mirror,
                 )
                 self._starts.append(start)
+            if self.on_device:
+                self._device_start = DeviceStart(self._starts, self.networks.device)
 
     def _pictured(self, sources: Sequence[SourceFace]) -> SourcePicture:
         image = to_tensor(np.stack([s.image for s in sources]), self.networks.device)
@@ -93,23 +105,27 @@ class SwapStage:
         return self.match(self.sample(self.prepare(item)))
 
     def prepare(self, item: Crops, /) -> Crops:
-        """Fills ``starts`` and ``kept``, where the loop starts from the source: arithmetic that needs no GPU
-        but for parses that aren't there."""
+        """Fills ``starts`` and ``kept``, where the loop starts from the source."""
         self._check(item)
         self.setup()
         if not self._starts or item.starts is not None or not len(item):
             return item
+        if self.on_device:
+            made = self._in_batches(item, lambda part: self._composed(item, part))
+            return replace(item, starts=made[..., :3], kept=made[..., 3])
         assert item.masks is not None
-        parses = item.parses if item.parses is not None else self._parses(item)
+        parses = item.parses
+        if parses is None:
+            parses = self._in_batches(item, lambda part: self.networks.parse_crops(item.images[part]))
         starts = self._starts if len(self._starts) > 1 else self._starts * len(item)
         keep = repeat(self.settings.start_keep, len(item))
         rows = (item.images, item.landmarks, item.masks, parses, keep)
-        made = spread(lambda start, *row: start.compose_one(*row), starts, *rows)
-        pictures, kept = zip(*made, strict=True)
+        composed = spread(lambda start, *row: start.compose_one(*row), starts, *rows)
+        pictures, kept = zip(*composed, strict=True)
         return replace(item, starts=np.stack(pictures), kept=np.stack(kept))
 
     def sample(self, item: Crops, /) -> Crops:
-        """Fills ``swapped`` with what the networks make, in their own colours."""
+        """Fills ``swapped`` with what the networks make; on a GPU ``match`` is part of it."""
         self._check(item)
         swapped = np.zeros(item.images.shape, np.float32)
         for present, rows, slots in batches(item.frames, self.settings.batch):
@@ -120,6 +136,8 @@ class SwapStage:
 
     def match(self, item: Crops, /) -> Crops:
         """Gives ``swapped`` the colours of the target."""
+        if self.on_device:
+            return item
         assert item.swapped is not None and item.masks is not None
         return replace(
             item, swapped=match_colour(item.swapped, item.images, item.masks, self.settings.colour_match)
@@ -131,19 +149,34 @@ class SwapStage:
         if len(self.sources) not in (1, len(item)):
             raise ValueError(f"{len(self.sources)} sources for {len(item)} crops")
 
-    def _parses(self, item: Crops) -> F32:
-        """Class probabilities (N, K, p, p) of the crops."""
-        parses: F32 | None = None
+    def _in_batches(self, item: Crops, work: Callable[[NDArray[np.intp]], F32]) -> F32:
+        """``work(rows)``, (B, …) each, of all crops: (N, …)."""
+        made: F32 | None = None
         for present, rows, slots in batches(item.frames, self.settings.batch):
-            parse = self.fitting.run(lambda part: self._parse(item.images[part]), rows)[slots]
-            parses = np.zeros((len(item), *parse.shape[1:]), np.float32) if parses is None else parses
-            parses[present] = parse
-        assert parses is not None
-        return parses
+            part = self.fitting.run(work, rows)[slots]
+            made = np.zeros((len(item), *part.shape[1:]), np.float32) if made is None else made
+            made[present] = part
+        assert made is not None
+        return made
 
     @torch.no_grad()
-    def _parse(self, images: U8) -> F32:
-        return cast(F32, self.networks.parse(to_tensor(images, self.networks.device)).cpu().numpy())
+    def _composed(self, item: Crops, rows: NDArray[np.intp]) -> F32:
+        """What ``start`` makes of crops, (B, S, S, 4): the pictures, and what was kept."""
+        net, start = self.networks, self._device_start
+        assert item.masks is not None and start is not None
+        of = rows if len(self.sources) > 1 else np.zeros(len(rows), int)
+        with net.beside():
+            target = tensor(item.images[rows], net.device).permute(0, 3, 1, 2).float()
+            pictures, kept = start.compose(
+                target,
+                tensor(item.landmarks[rows], net.device),
+                tensor(item.masks[rows], net.device),
+                net.parse(target / 255),
+                tensor(of, net.device),
+                tensor(start.shares(item.landmarks[rows], of), net.device),
+                self.settings.start_keep,
+            )
+            return cast(F32, torch.cat([pictures, kept[:, None]], 1).permute(0, 2, 3, 1).cpu().numpy())
 
     def _swap(self, item: Crops, rows: np.ndarray) -> F32:
         """One batch (B, S, S, 3) in [0, 255]; ``rows`` index the crops."""
@@ -151,40 +184,79 @@ class SwapStage:
         assert item.masks is not None and self._picture is not None
         # Which source each row gets.
         of = rows if len(self.sources) > 1 else np.zeros(len(rows), int)
-        images, landmarks = item.images[rows], item.landmarks[rows]
-        size = images.shape[1]
+        landmarks, size = item.landmarks[rows], item.images.shape[1]
+        theta = arcface_theta(landmarks, net.identity_template(), size, net.manifest.identity.size)
+        arrays = {
+            "images": item.images[rows],
+            "masks": item.masks[rows],
+            "landmarks": landmarks,
+            "sources": np.stack([self.sources[i].embedding for i in of]),
+        }
+        if item.starts is not None and item.kept is not None:
+            arrays |= {"starts": item.starts[rows], "kept": item.kept[rows]}
+        if item.parses is not None and self._parse_size() is None:
+            arrays["parses"] = item.parses[rows]
+        inputs = {name: tensor(array, net.device) for name, array in arrays.items()}
+        inputs["theta"] = theta.to(net.device)
+        single = len(self.sources) == 1
+        picture = self._picture if single else self._pictured([self.sources[i] for i in of])
+        work = partial(self._sampled, track=item.track, picture=picture, verdicts=self.on_device)
+        # Whether a user's own term waits for the GPU, nobody knows.
+        if single and all(scheduled.file is None for scheduled in self.terms):
+            made = net.recorder.run((self._token, item.track), work, inputs)
+        else:
+            made = work(inputs)
+        result = cast(F32, made[0].cpu().numpy())
+        if all(bool(verdict) for verdict in made[1:]):
+            return result
+        made = self._sampled(inputs, item.track, picture, verdicts=False)  # says which term it was
+        return cast(F32, made[0].cpu().numpy())
+
+    def _parse_size(self) -> int | None:
+        """What x̂ is parsed at, where that isn't the size of the masks' parses."""
+        return self.networks.manifest.parser.guidance_size if self.sampling.preview else None
+
+    def _sampled(
+        self, inputs: dict[str, Tensor], track: int, picture: SourcePicture, *, verdicts: bool
+    ) -> tuple[Tensor, ...]:
+        """The swapped batch (B, S, S, 3) in [0, 255] of what ``_swap`` gathers, on the networks' device.
+
+        With ``verdicts`` it never waits for the device: a second value says whether all it met was finite.
+        """
+        net = self.networks
         with torch.no_grad():
-            target = to_tensor(images, net.device)
-            mask = tensor(item.masks[rows], net.device)[:, None]
+            target = _planes(inputs["images"])
+            mask = inputs["masks"][:, None]
             z0 = net.encode(target)  # line 3 of Algorithm 1: z_0 = E(x_targ)
             start, latent_mask = z0, mask
-            if item.starts is not None and item.kept is not None:
-                start = net.encode(to_tensor(item.starts[rows], net.device))
-                hold = tensor(item.kept[rows], net.device)[:, None] * self.settings.start_hold
-                latent_mask = mask * (1 - hold)
-            small = net.manifest.parser.guidance_size if self.sampling.preview else None
-            if small is None and item.parses is not None:
-                parse = tensor(item.parses[rows], net.device)
-            else:
-                parse = net.parse(target, small)
+            if "starts" in inputs:
+                start = net.encode(_planes(inputs["starts"]))
+                latent_mask = mask * (1 - inputs["kept"][:, None] * self.settings.start_hold)
+            parse = inputs["parses"] if "parses" in inputs else net.parse(target, self._parse_size())
         context = Context(
             networks=net,
-            source=tensor(np.stack([self.sources[i].embedding for i in of]), net.device),
+            source=inputs["sources"],
             target=target,
             target_parse=parse,
             mask=mask,
-            to_arcface=arcface_theta(landmarks, net.identity_template(), size, net.manifest.identity.size).to(
-                net.device
-            ),
-            landmarks=tensor(landmarks, net.device),
-            source_picture=self._picture
-            if len(self.sources) == 1
-            else self._pictured([self.sources[i] for i in of]),
+            to_arcface=inputs["theta"],
+            landmarks=inputs["landmarks"],
+            source_picture=picture,
             seed=self.settings.seed,
-            track=item.track,
+            track=track,
+            verdicts=[] if verdicts else None,
         )
         m = downsample_mask(latent_mask, net.manifest.autoencoder.downscale)  # line 5
         z = guided_swap(context, z0, start, m, self.terms, self.sampling)  # lines 4 and 6–18
         with torch.no_grad():
-            picture = net.decode(z).clamp(0, 1) * 255  # line 19: x̂_0 = D(z_0)
-        return picture.permute(0, 2, 3, 1).cpu().numpy()
+            swapped = net.decode(z).clamp(0, 1) * 255  # line 19: x̂_0 = D(z_0)
+            if self.on_device:
+                strength = self.settings.colour_match
+                swapped = device_colour.match_colour(swapped, target * 255, inputs["masks"], strength)
+        swapped = swapped.permute(0, 2, 3, 1).contiguous()
+        return (swapped, torch.stack(context.verdicts).all()) if context.verdicts else (swapped,)
+
+
+def _planes(pictures: Tensor) -> Tensor:
+    """(B, S, S, 3) in [0, 255] → (B, 3, S, S) float32 in [0, 1]."""
+    return pictures.permute(0, 3, 1, 2).float() / 255

@@ -195,23 +195,25 @@ class SourceStart:
         pictures, kept = zip(*rows, strict=True)
         return np.stack(pictures), np.stack(kept)
 
-    def _views(self, landmarks: F32) -> list[tuple[_View, float]]:
-        """The picture, its mirror image or both, with their shares, for a target's landmarks (5, 2)."""
+    def shares(self, landmarks: F32) -> tuple[tuple[float, float], float]:
+        """How much of the picture and of its mirror image to take, for a target's landmarks (5, 2), and how
+        well the two then serve (``pose_fit``)."""
         if self.mirrored is None:
-            return [(self.view, 1.0)]
+            return (1.0, 0.0), pose_fit(self.view.points[:5], landmarks)
         better = misfit(self.view.points[:5], landmarks) - misfit(self.mirrored.points[:5], landmarks)
         share = _ramp(better, *MIRROR)
-        return [(v, w) for v, w in ((self.view, 1 - share), (self.mirrored, share)) if w > 0]
+        fits = [pose_fit(view.points[:5], landmarks) for view in (self.view, self.mirrored)]
+        return (1 - share, share), (1 - share) * fits[0] + share * fits[1]
 
     def compose_one(self, target: U8, landmarks: F32, mask: F32, parse: F32, keep: float) -> tuple[F32, F32]:
         """As ``compose``, of one crop."""
         size = target.shape[0]
         own_parse = _at_size(parse, size)
         points, found = feature_points(own_parse, landmarks, self.parser)
-        views = self._views(landmarks)
+        shares, fit = self.shares(landmarks)
+        views = [(v, w) for v, w in zip((self.view, self.mirrored), shares, strict=True) if v and w > 0]
         parts = [[w * part for part in view.bent(points, found)] for view, w in views]
         face, inside, bent = (cast(F32, sum(part)) for part in zip(*parts, strict=True))
-        fit = sum(w * pose_fit(view.points[:5], landmarks) for view, w in views)
         inside = inside * mask
         own = target.astype(np.float32)
         lit = match_colour(np.clip(face, 0, 255)[None], target[None], inside[None], 1.0)[0]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SettingsError
+from .constants import constant
 from .context import Context
 from .geometry import FLOOR, PARTS, Windows
 from .noise import generator
@@ -102,7 +103,7 @@ class Segmentation:
                     )
                 for i in found:
                     factors[i] = weight
-            square = square * square.new_tensor(factors)[:, None, None]
+            square = square * constant(factors, square)[:, None, None]
         return square.sum(1).mean((1, 2)) * 1000
 
 
@@ -130,8 +131,8 @@ class Geometry:
             wanted = windows.measure(context.target_parse, parser)
         seen = windows.measure(context.parse(x_hat), parser, wanted)
         there = wanted.mass / (wanted.mass + FLOOR)  # what the target doesn't show has no place to keep
-        spread, opening, weights = x_hat.new_tensor(
-            [[p.spread for p in PARTS], [p.opening for p in PARTS], self.weights]
+        spread, opening, weights = constant(
+            [[p.spread for p in PARTS], [p.opening for p in PARTS], self.weights], x_hat
         )
         place = ((seen.centre - wanted.centre) ** 2).sum(2)
         extent = ((seen.spread - wanted.spread) ** 2).sum(2) * spread

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..align import estimate_similarity
 from ..records import F32
+from .constants import constant
 from .repeatable import sample_bilinear, tensor
 
 
@@ -47,7 +48,7 @@ def arcface_view(image: Tensor, theta: Tensor, size: int) -> Tensor:
 
 def _after(theta: Tensor, change: Tensor) -> Tensor:
     """θ ∘ change: ``change`` (3, 3) acts on view coordinates first."""
-    bottom = theta.new_tensor([0.0, 0.0, 1.0]).expand(len(theta), 1, 3)
+    bottom = constant([0.0, 0.0, 1.0], theta).expand(len(theta), 1, 3)
     return (torch.cat([theta, bottom], 1) @ change)[:, :2]
 
 
@@ -59,7 +60,7 @@ def jittered(theta: Tensor, amount: float, random: torch.Generator, *, mirrored:
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
     shift = (draw[2:4] * 0.06 * amount).tolist()
     return _after(
-        theta, theta.new_tensor([[cos * flip, -sin, shift[0]], [sin * flip, cos, shift[1]], [0, 0, 1]])
+        theta, constant([[cos * flip, -sin, shift[0]], [sin * flip, cos, shift[1]], [0, 0, 1]], theta)
     )
 
 
@@ -71,4 +72,4 @@ def zoomed(theta: Tensor, zoom: float, template: F32, size: int) -> Tensor:
     cx, cy = ((2 * template.mean(0) + 1) / size - 1).tolist()
     keep = 1 / zoom
     change = [[keep, 0.0, cx * (1 - keep)], [0.0, keep, cy * (1 - keep)], [0.0, 0.0, 1.0]]
-    return _after(theta, theta.new_tensor(change))
+    return _after(theta, constant(change, theta))

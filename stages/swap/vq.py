@@ -38,8 +38,8 @@ class VQAutoencoder(nn.Module):
     def decode(self, latent: Tensor) -> Tensor:
         """D of the paper, float32, about [0, 1] and not clamped."""
         codes = self.model.quantize(latent.float() / self.scale)[0]
-        # Already quantised; what this flag leaves out is the second look-up, not the codes.
-        picture = self.model.decode(codes.to(self._dtype()), force_not_quantize=True).sample
+        # The two that diffusers' decode calls; it also copies a constant to the GPU and waits for it.
+        picture = self.model.decoder(self.model.post_quant_conv(codes.to(self._dtype())))
         return cast(Tensor, picture.float() / 2 + 0.5)
 
     def _dtype(self) -> torch.dtype:

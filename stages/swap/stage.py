@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -76,25 +77,24 @@ class SwapStage:
         self._device_start: DeviceStart | None = None
         self._starts: list[SourceStart] = []
         self._picture: SourcePicture | None = None
+        self._guard = threading.Lock()
         self._token = object()  # of this stage's recordings
 
     def setup(self) -> None:
         """Holds the source's picture for the terms; parses each once, where the start needs it."""
-        if self._picture is None:
-            self._picture = self._pictured(self.sources)
-        if self.settings.start == "source" and not self._starts:
-            for source in self.sources:
-                with repeatable():
-                    parse = self.networks.parse_crops(source.image[None])
-                start = SourceStart(
-                    source,
-                    parse[0],
-                    self.networks.manifest.parser,
-                    mirror=self.settings.start_mirror,
-                )
-                self._starts.append(start)
-            if self.on_device:
+        with self._guard:
+            if self._picture is None:
+                self._picture = self._pictured(self.sources)
+            if self.settings.start == "source" and not self._starts:
+                self._starts = [self._start_of(source) for source in self.sources]
+            if self._starts and self.on_device and self._device_start is None:
                 self._device_start = DeviceStart(self._starts, self.networks.device)
+
+    def _start_of(self, source: SourceFace) -> SourceStart:
+        with repeatable():
+            parse = self.networks.parse_crops(source.image[None])[0]
+        parser = self.networks.manifest.parser
+        return SourceStart(source, parse, parser, mirror=self.settings.start_mirror)
 
     def _pictured(self, sources: Sequence[SourceFace]) -> SourcePicture:
         image = to_tensor(np.stack([s.image for s in sources]), self.networks.device)

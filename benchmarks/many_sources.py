@@ -13,7 +13,6 @@ the angle between the source's head and the target's.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +53,7 @@ def main() -> None:
     detector, judges = open_detector(pack, settings.detector_threshold), open_judges(pack)
     every = frames_of(options.clip, 0, options.end)
     picked = np.linspace(0, len(every) - 1, options.frames).round().astype(int)
-    frames = [replace(every[i], index=n) for n, i in enumerate(picked)]
+    frames = [every[i].at(n) for n, i in enumerate(picked)]
     found = [detector.detect(f.rgb)[0] for f in frames]
     track = Track(
         0, 0, np.arange(len(frames)), np.stack([d.box for d in found]),

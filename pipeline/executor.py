@@ -12,6 +12,7 @@ from collections.abc import Generator, Sequence
 from typing import Protocol
 
 from ..stages.records import Segment
+from ..stages.spread import width
 from ..stages.swap.networks import Networks
 from ..stages.swap.pack import Pack
 from .device import compute_device
@@ -21,6 +22,8 @@ from .local import Renderer, prefetch, run_segments
 from .look import Look, look
 from .progress import Listener, Stopwatch
 from .work import Rendering, View, Work
+
+MOST_WRITERS, CORES_A_WRITER = 4, 4  # segments that are pasted and encoded at once beside a GPU
 
 
 class Executor(Protocol):
@@ -112,8 +115,12 @@ class LocalExecutor:
         before = _swapping(watch)
         began = time.perf_counter()
         renderer = Renderer(work, ledger, networks, listener, watch, self.policy)
-        prepare = renderer.prepare if networks.device.type == "cuda" else None
-        run_segments(segments, renderer.load, renderer.swap, renderer.write, prepare)
+        if networks.device.type == "cuda":
+            # A GPU swaps faster than one thread encodes.
+            writers = min(MOST_WRITERS, max(1, width() // CORES_A_WRITER))
+            run_segments(segments, renderer.load, renderer.swap, renderer.write, renderer.prepare, writers)
+        else:
+            run_segments(segments, renderer.load, renderer.swap, renderer.write)
         took = time.perf_counter() - began
         share = (_swapping(watch) - before) / max(took, 1e-9)
         return Rendering(took, 1, share, [f.text() for f in renderer.retried])

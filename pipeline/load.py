@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,15 @@ from ..errors import InputError
 from ..stages.align import AlignStage
 from ..stages.decode import DecodeStage
 from ..stages.fade import fade_weights
-from ..stages.records import NEIGHBOURS, Crops, Frame, Segment, Track
+from ..stages.records import F32, NEIGHBOURS, Crops, Frame, Segment, Track
 from ..stages.rows import join
+from ..stages.spread import spread, width
 from ..stages.steady import reach
 from .progress import Stopwatch
 from .work import Work
 
 KEEP_BYTES = 256 * 2**20  # a segment's frames are kept from load to write below this size
+AT_ONCE_BYTES = 64 * 2**20  # of frames that are aligned or pasted at once; pasting takes a few times as much
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,12 @@ class Loaded:
     passed: str | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     prepared: list[Crops] = field(default_factory=list)
+
+
+def at_once(size: int) -> int:
+    """How many frames of ``size`` bytes to work on at once: as many as there are threads, but not more than
+    fit into some memory."""
+    return max(1, min(width(), AT_ONCE_BYTES // size))
 
 
 class Part:
@@ -76,6 +86,7 @@ class Loader(Part):
     def __init__(self, work: Work, watch: Stopwatch, *, keep: bool) -> None:
         super().__init__(work, watch)
         self._keep = keep
+        self._weights: dict[int, F32] = {}  # by track
 
     def load(self, segment: Segment) -> Loaded:
         """A segment without a face to swap is not decoded yet."""
@@ -87,18 +98,26 @@ class Loader(Part):
         kept: list[Frame] | None = [] if self._keep else None
         held = 0
         lost: list[int] = []
-        for frame in self._with_neighbours(segment, lost):
+        size = 3 * self.work.plan.clip.width * self.work.plan.clip.height
+        frames = self._with_neighbours(segment, lost)
+        while some := list(islice(frames, at_once(size))):
             self.stage = "align"
             with self.watch.time("align"):
-                for stage, piece in zip(stages, pieces, strict=True):
-                    piece.append(stage.process([frame]))
-            if not segment.start <= frame.index < segment.stop:
-                continue
-            held += frame.rgb.nbytes + int(getattr(frame.native, "nbytes", frame.rgb.nbytes // 2))
-            if held > KEEP_BYTES:
-                kept = None
-            if kept is not None:
-                kept.append(frame)
+                cut = spread(partial(_cut, stages), some)
+            for frame, rows in zip(some, cut, strict=True):
+                self.frame = frame.index
+                if isinstance(rows, Exception):
+                    raise rows
+                for piece, row in zip(pieces, rows, strict=True):
+                    piece.append(row)
+            for frame in some:
+                if not segment.start <= frame.index < segment.stop:
+                    continue
+                held += size + int(getattr(frame.native, "nbytes", size // 2))
+                if held > KEEP_BYTES:
+                    kept = None
+                if kept is not None:
+                    kept.append(frame)
         crops = [joined for piece in pieces if len(joined := join(piece))]
         return Loaded(segment, crops, kept or [], notes={"alone": lost} if lost else {})
 
@@ -107,9 +126,12 @@ class Loader(Part):
         shot = plan.shots[segment.shot]
         size = (plan.clip.width, plan.clip.height)
         whole = next(t for t in plan.tracks if t.id == track.id)  # which alone knows where it begins and ends
-        weights = fade_weights(whole, shot, size, settings.detector_threshold, settings.fade_frames)
+        if track.id not in self._weights:
+            self._weights[track.id] = fade_weights(
+                whole, shot, size, settings.detector_threshold, settings.fade_frames
+            )
         here = np.isin(whole.frames, track.frames)
-        return AlignStage(track, self.work.template, self.work.crop_size, weights[here])
+        return AlignStage(track, self.work.template, self.work.crop_size, self._weights[track.id][here])
 
     def _with_neighbours(self, segment: Segment, lost: list[int]) -> Iterator[Frame]:
         """The segment's frames and those about it. One of those that can't be decoded is ``lost``; one
@@ -141,3 +163,12 @@ class Loader(Part):
                 -(-stop // settings.batch) * settings.batch,
             )
         return max(start, first), min(stop, last)
+
+
+def _cut(stages: list[AlignStage], frame: Frame) -> list[Crops] | Exception:
+    """The frame's crops of each track; here it is converted to RGB. An exception is the caller's to raise,
+    once all before it are through."""
+    try:
+        return [stage.process([frame]) for stage in stages]
+    except Exception as error:
+        return error

@@ -2,8 +2,8 @@
 
 While the networks work on one segment, one thread decodes and aligns the next and another pastes and
 encodes the last; at most three segments are in memory. With a GPU, one more makes the masks and starts
-of the next, and loading is two segments ahead. Results do not depend on timing: each
-segment is a pure function of the plan, and order is kept.
+of the next, loading is two segments ahead, and several are pasted and encoded at once. Results do not
+depend on timing: each segment is a pure function of the plan, and order is kept.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from ..stages.records import Segment
@@ -47,7 +48,8 @@ class Renderer:
         self._work, self._ledger, self._listener, self._policy = work, ledger, listener, policy
         self.retried: list[SegmentFailure] = []
         self._loader = Loader(work, watch, keep=True)
-        self._writer = Writer(work, watch, ledger.segments_folder)
+        self._watch = watch
+        self._writers: queue.SimpleQueue[Writer] = queue.SimpleQueue()  # those that write nothing just now
         self._swapper = (
             Swapper(work, networks, watch, lambda n: listener.advance("swap", n)) if work.sources else None
         )
@@ -70,15 +72,23 @@ class Renderer:
 
     def write(self, swapped: Loaded) -> None:
         """Paste, encode, and enter the segment into the ledger."""
+        try:
+            writer = self._writers.get_nowait()
+        except queue.Empty:
+            writer = Writer(self._work, self._watch, self._ledger.segments_folder)
+        written = partial(self._written, writer)
         original = replace(swapped, crops=[], frames=[])
-        if swapped.passed is None:
-            swapped = self._tried(self._writer, self._written, swapped, original)
-        if swapped.passed is not None:
-            self._tried(self._writer, self._written, swapped, None)
+        try:
+            if swapped.passed is None:
+                swapped = self._tried(writer, written, swapped, original)
+            if swapped.passed is not None:
+                self._tried(writer, written, swapped, None)
+        finally:
+            self._writers.put(writer)
         self._listener.advance("encode", swapped.segment.stop - swapped.segment.start)
 
-    def _written(self, swapped: Loaded) -> Loaded:
-        path = self._writer.write(swapped)
+    def _written(self, writer: Writer, swapped: Loaded) -> Loaded:
+        path = writer.write(swapped)
         notes = swapped.notes if swapped.passed is None else {**swapped.notes, "passed": swapped.passed}
         self._ledger.record(self._work.plan, swapped.segment, path, swapped_frames(swapped), **notes)
         return swapped
@@ -119,9 +129,10 @@ def run_segments(
     work: Callable[[Ready], Worked],
     write: Callable[[Worked], None],
     prepare: Callable[[Ready], Ready] | None = None,
+    writers: int = 1,
 ) -> None:
     """``write(work(prepare(load(s))))`` for every segment; ``work`` runs in the calling thread, the others in
-    one each.
+    one each, but ``write`` in as many as ``writers``.
 
     The first exception of any of the three ends the run and is raised here; what was being written
     is finished first, so that on Ctrl-C no finished work is lost.
@@ -130,8 +141,8 @@ def run_segments(
         return
     loader = ThreadPoolExecutor(1, "ldvid-load")
     preparer = ThreadPoolExecutor(1, "ldvid-prepare")
-    writer = ThreadPoolExecutor(1, "ldvid-write")
-    writing: Future[None] | None = None
+    writer = ThreadPoolExecutor(writers, "ldvid-write")
+    writing: deque[Future[None]] = deque()
     try:
         steps = 1 if prepare is None else 2  # that a segment is ahead of the one at work
         coming: deque[Future[Ready]] = deque()
@@ -151,12 +162,12 @@ def run_segments(
             bring()
             worked = work(loaded)
             del loaded
-            if writing is not None:
-                writing.result()
-            writing = writer.submit(write, worked)
+            while len(writing) >= writers or (writing and writing[0].done()):
+                writing.popleft().result()
+            writing.append(writer.submit(write, worked))
             del worked
-        if writing is not None:
-            writing.result()
+        while writing:
+            writing.popleft().result()
     finally:
         loader.shutdown(wait=True, cancel_futures=True)
         preparer.shutdown(wait=True, cancel_futures=True)

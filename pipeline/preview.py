@@ -201,7 +201,7 @@ def _frame(request: SwapRequest, at: float) -> Frame:
     index = max(i for i, s in enumerate(seconds) if s <= at + 1e-6)
     reader = open_reader(info, request.settings.decoder)
     try:
-        return replace(next(iter(reader.read(index, index + 1))), index=0)
+        return next(iter(reader.read(index, index + 1))).at(0)
     finally:
         reader.close()
 

@@ -28,16 +28,14 @@ from ..stages.overlay import OverlayStage
 from ..stages.paste import PasteStage
 from ..stages.records import Crops, Frame, Segment
 from ..stages.rows import batches, between, in_order, join, take
-from ..stages.spread import spread, width
+from ..stages.spread import spread
 from ..stages.steady import reach, steady
 from ..stages.swap.networks import Networks
 from ..stages.swap.stage import SwapStage
 from .failure import FATAL
-from .load import Loaded, Loader, Part
+from .load import Loaded, Loader, Part, at_once
 from .progress import Stopwatch
 from .work import Work
-
-PASTE_BYTES = 64 * 2**20  # of frames that are pasted at once; each takes a few times its size while it is
 
 __all__ = ["Loaded", "Loader", "Swapper", "Writer", "swapped_frames"]
 
@@ -245,7 +243,8 @@ class Writer(Part):
             except Exception as error:
                 return error
 
-        while some := list(islice(frames, self._at_once())):
+        clip = self.work.plan.clip
+        while some := list(islice(frames, at_once(3 * clip.width * clip.height))):
             self.stage, self.frame = "paste", some[0].index
             with self.watch.time("paste"):
                 done = spread(finished, some)
@@ -256,11 +255,6 @@ class Writer(Part):
                 self.stage = "encode"
                 yield picture
                 self.stage = "paste"
-
-    def _at_once(self) -> int:
-        """Frames pasted at once: as many as there are threads, but not more than fit into some memory."""
-        clip = self.work.plan.clip
-        return max(1, min(width(), PASTE_BYTES // (3 * clip.width * clip.height)))
 
     def _readable(self, passed: Loaded) -> Iterator[Frame]:
         """The segment's frames; one that can't be decoded is replaced by the frame before it."""
@@ -275,7 +269,7 @@ class Writer(Part):
                 lost.append(index)
                 if last is None:
                     last = self._first_after(segment, index)
-                last = replace(last, index=index)
+                last = last.at(index)
             yield last
         if lost:
             passed.notes["repeated"] = lost

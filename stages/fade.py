@@ -44,7 +44,7 @@ def fade_weights(
     count = len(track.frames)
     if frames <= 0 or not count:
         return np.ones(count, np.float32)
-    inside = np.array([share_inside(p, size) for p in track.landmarks])
+    inside = share_inside(track.landmarks, size)
     raw = np.minimum(_ramp(track.scores, threshold / 3, threshold), _ramp(inside, *INSIDE))
     at, slope = track.frames, 1 / (frames + 1)
     weights = np.ones(count)
@@ -60,21 +60,22 @@ def fade_weights(
     return cast(F32, (weights * weights * (3 - 2 * weights)).astype(np.float32))
 
 
-def share_inside(landmarks: F32, size: tuple[int, int]) -> float:
-    """The share of a face's oval, hung on its five landmarks (5, 2), that lies in a frame (width, height)."""
-    eyes, mouth = landmarks[:2].mean(0).astype(np.float64), landmarks[3:].mean(0).astype(np.float64)
+def share_inside(landmarks: F32, size: tuple[int, int]) -> F64:
+    """The share (N,) of each face's oval, hung on landmarks (N, 5, 2), that is in a frame (width, height)."""
+    eyes, mouth = landmarks[:, :2].mean(1).astype(np.float64), landmarks[:, 3:].mean(1).astype(np.float64)
     down = mouth - eyes
-    height = max(float(np.hypot(*down)), 1e-3)
+    height = np.maximum(np.hypot(down[:, 0], down[:, 1]), 1e-3)[:, None]
     down /= height
-    width = max(float(np.hypot(*(landmarks[1] - landmarks[0]))), 0.8 * height)
+    gap = landmarks[:, 1] - landmarks[:, 0]
+    width = np.maximum(np.hypot(gap[:, 0], gap[:, 1])[:, None], 0.8 * height)
     ticks = (np.arange(_GRID) + 0.5) * 2 / _GRID - 1
     across, along = (v.ravel() for v in np.meshgrid(ticks, ticks))
     oval = across**2 + along**2 <= 1
-    v = (OVAL_CENTRE + OVAL_HEIGHT * along[oval])[:, None] * height
-    u = (OVAL_WIDTH * across[oval])[:, None] * width
-    points = eyes + v * down + u * np.array([-down[1], down[0]])
-    within = (points >= -0.5).all(1) & (points < np.array(size) - 0.5).all(1)
-    return float(within.mean())
+    v = (OVAL_CENTRE + OVAL_HEIGHT * along[oval]) * height  # (N, points)
+    u = OVAL_WIDTH * across[oval] * width
+    x, y = eyes[:, :1] + v * down[:, :1] - u * down[:, 1:], eyes[:, 1:] + v * down[:, 1:] + u * down[:, :1]
+    within = (x >= -0.5) & (x < size[0] - 0.5) & (y >= -0.5) & (y < size[1] - 0.5)
+    return cast(F64, within.mean(1))
 
 
 def _ramp(values: F32 | F64, low: float, high: float) -> F64:

@@ -7,7 +7,9 @@ depth.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import av
@@ -16,7 +18,7 @@ from av.video.reformatter import VideoReformatter
 
 from ..errors import InputError
 from .colour import Plane, colour_of_clip, convert, has_planes, is_rgb, planes, to_rgb
-from .records import ClipInfo, Frame
+from .records import U8, ClipInfo, Frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Upright:
     def __init__(self, info: ClipInfo) -> None:
         self.info, self.colour = info, colour_of_clip(info)
         self.orientation: Orientation | None = None
-        self._to_rgb, self._to_planes = VideoReformatter(), VideoReformatter()
+        self._own, self._to_planes = threading.local(), VideoReformatter()
 
     def record(self, index: int, frame: av.VideoFrame) -> Frame:
         """The record of one decoded frame; InputError if its size is not the clip's."""
@@ -77,7 +79,12 @@ class Upright:
                 f"{self.info.path}: the picture's size changes from {self.info.width}×{self.info.height} to "
                 f"{upright.width}×{upright.height} at frame {index}; such clips can't be swapped"
             )
-        return Frame(index, to_rgb(upright, self.colour, self._to_rgb), upright)
+        return Frame(index, partial(self._converted, upright), upright)
+
+    def _converted(self, upright: av.VideoFrame) -> U8:
+        if not hasattr(self._own, "reformatter"):  # each keeps a converter, which is one thread's
+            self._own.reformatter = VideoReformatter()
+        return to_rgb(upright, self.colour, self._own.reformatter)
 
     def _turn(self, frame: av.VideoFrame, orientation: Orientation) -> av.VideoFrame:
         pix_fmt = _rotatable_format(frame.format.name)

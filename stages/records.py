@@ -11,6 +11,7 @@ Conventions for all of them
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -76,14 +77,29 @@ class ClipInfo:
         return [float(d * self.time_base) for d in known] or [1 / float(self.rate or 25)] * self.frames
 
 
-@dataclass(frozen=True, slots=True)
 class Frame:
     """One decoded frame. ``native`` is the decoder's own picture (an upright ``av.VideoFrame`` or an
-    array with alpha or 16 bits), kept so that what no swap touches can be encoded untouched."""
+    array with alpha or 16 bits), kept so that what no swap touches can be encoded untouched.
 
-    index: int
-    rgb: U8
-    native: Any = None
+    ``rgb`` may be given as a function that makes it: it is called when the picture is first asked for, by the
+    thread that asks, as converting a frame takes longer than decoding it.
+    """
+
+    __slots__ = ("_rgb", "index", "native")
+
+    def __init__(self, index: int, rgb: U8 | Callable[[], U8], native: Any = None) -> None:
+        self.index, self.native, self._rgb = index, native, rgb
+
+    @property
+    def rgb(self) -> U8:
+        """(H, W, 3) uint8 RGB."""
+        if callable(self._rgb):
+            self._rgb = self._rgb()
+        return self._rgb
+
+    def at(self, index: int) -> Frame:
+        """The same picture as another frame."""
+        return Frame(index, self._rgb, self.native)
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,17 @@ def test_segments_are_prepared_ahead_and_come_in_order() -> None:
     run_segments(segments, lambda s: str(s.index), work, seen.append, prepare)
     assert seen == [f"{i}pw" for i in range(5)]
 
+    three = threading.Barrier(3, timeout=20)
+    kept: list[str] = []
+
+    def write(name: str) -> None:
+        if int(name[0]) < 3:
+            three.wait()
+        kept.append(name)
+
+    run_segments(segments, lambda s: str(s.index), str, write, writers=3)
+    assert sorted(kept) == list("01234")
+
     def failing(name: str) -> str:
         if name == "2":
             raise ValueError("segment 2")

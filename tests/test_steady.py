@@ -247,11 +247,12 @@ def test_no_pop_and_nothing_beyond_the_neighbours_counts(
 def test_a_face_half_out_of_the_frame_is_half_shown() -> None:
     size = (640, 480)
     # The oval hangs symmetrically on the face, whose middle is at x = 48 of FACE.
-    assert share_inside(FACE + np.array([300, 200], np.float32), size) == 1
-    assert share_inside(FACE + np.array([-48, 200], np.float32), size) == pytest.approx(0.5, abs=0.07)
-    assert share_inside(FACE - np.array([400, 0], np.float32), size) == 0
+    assert share_inside((FACE + np.array([300, 200], np.float32))[None], size)[0] == 1
+    half = share_inside((FACE + np.array([-48, 200], np.float32))[None], size)[0]
+    assert half == pytest.approx(0.5, abs=0.07)
+    assert share_inside((FACE - np.array([400, 0], np.float32))[None], size)[0] == 0
     leaving = np.array(
-        [share_inside(FACE + np.array([x, 200], np.float32), size) for x in range(100, -120, -4)]
+        [share_inside((FACE + np.array([x, 200], np.float32))[None], size)[0] for x in range(100, -120, -4)]
     )
     assert (np.diff(leaving) <= 0).all()
     t = track(at=(-48, 200))

@@ -5,6 +5,7 @@ OpenCV finds a pixel to the nearest 32nd of one, torch exactly; else both do wha
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,8 @@ from .device_features import feature_points, part_sum
 from .filters import dilate, filtered, gaussian, linear_matrix
 from .manifest import ParserEntry
 from .start import ANCHORS, EXPRESSIVE, GRID, STIFFNESS, SourceStart
+
+_first = threading.Lock()
 
 
 class DeviceStart:
@@ -41,6 +44,9 @@ class DeviceStart:
         maps = [torch.cat([_parts(p, self.parser), _moving(p, self.parser)], 1) for p in parses]
         self.maps = torch.cat([stacked("probability")[:, :, None], torch.stack(maps)], 2)
         self.points, self.found = stacked("points"), stacked("found")
+        with _first:  # torch loads a GPU's linear algebra when it is first asked for; two at once would fail
+            eye = torch.eye(2, dtype=torch.float64, device=device)
+            torch.linalg.solve(eye, eye)
 
     def shares(self, landmarks: F32, of: NDArray[np.intp]) -> F32:
         """(B, 3): how much of the picture, how much of its mirror image, and how well they fit."""

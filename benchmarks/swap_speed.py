@@ -4,7 +4,7 @@
         [--repeats 2] [--steps 6] [--warm] [--small] [--json FILE]
 
 "exact": one guided step at the paper's sizes (random weights in the layouts of ``celebahq-256``: what a step
-costs does not depend on the values). The naive loop is plain code in this file: float32 without TF32, one
+costs does not depend on the values). The naive loop is plain code (``exact_path``): float32 without TF32, one
 frame at a time, Algorithm 1 as it is printed. Each row below it changes one thing of the row above, and
 runs the sampler that ships. The floor is 1.74 TFLOP, forward and input gradient, at 790 TFLOP/s, the rate an
 H100 was measured to reach in bfloat16. "fast": preset ``fast`` from aligned crops to swapped crops with
@@ -19,22 +19,18 @@ compiles what the rows need, in one step each. ``--small`` takes tiny networks, 
 from __future__ import annotations
 
 import argparse
-import gc
-import itertools
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own custom
-from frame_cost import clock, example
+from exact_path import exact
+from frame_cost import example
 from ldvid.configs import Settings, load_settings, preset_names
 from ldvid.pipeline.device import cpu_threads, limit_gpu_memory
 from ldvid.pipeline.render import prepare_ahead
@@ -44,138 +40,15 @@ from ldvid.stages.mask import MaskStage
 from ldvid.stages.records import Crops
 from ldvid.stages.rows import take
 from ldvid.stages.source import load_source
-from ldvid.stages.swap.blend import downsample_mask
-from ldvid.stages.swap.context import Context
-from ldvid.stages.swap.guidance import build_terms
 from ldvid.stages.swap.networks import Networks, resolve_device, resolve_dtype
 from ldvid.stages.swap.pack import Pack, open_pack
-from ldvid.stages.swap.repeatable import repeatable
-from ldvid.stages.swap.sampler import Sampling, guided_swap
 from ldvid.stages.swap.stage import SwapStage
-from paper_step import device_name, make_context, peak_memory
+from paper_step import device_name
 from random_pack import write_random_pack
 from rich.console import Console
-from rich.table import Table
-from torch import Tensor
+from speed_rows import PAPER_STEPS, Bench, Row, show
 
 SOURCE = Path(__file__).resolve().parents[1] / "examples/face.png"
-FLOOR = 1.74e12 / 790e12 * 1000  # ms a step and frame, at the paper's sizes
-PAPER_STEPS = 50
-WIDE32 = 16  # frames a batch in float32, which takes twice the memory
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; times in milliseconds a step and frame, memory in GiB."""
-
-    name: str
-    batch: int
-    milliseconds: float
-    spread: float
-    frames_per_second: float
-    memory: float
-    first: float  # seconds of the first run, compilation included
-    of_floor: float | None = None
-
-
-def naive(net: Networks, context: Context, z0: Tensor, m: Tensor, steps: int) -> Tensor:
-    """Algorithm 1 of the paper as one would first write it: one gradient a step, through everything."""
-    with torch.no_grad():
-        parse = net.parse(context.target)
-    levels = torch.linspace(0.1, 0.9, steps + 1, device=z0.device)
-    z = levels[0] ** 0.5 * z0 + (1 - levels[0]) ** 0.5 * torch.randn_like(z0)
-    for alpha_bar, previous in itertools.pairwise(levels):
-        z = z.detach().requires_grad_(True)
-        noise = net.predict_noise(z, 500)
-        x_hat = net.decode((z - (1 - alpha_bar) ** 0.5 * noise) / alpha_bar**0.5)
-        grid = F.affine_grid(context.to_arcface, [len(z), 3, 112, 112], align_corners=False)
-        face = net.embed_aligned(F.grid_sample(x_hat, grid, align_corners=False, padding_mode="border"))
-        loss = (1 - (face * context.source).sum(1)).sum() + ((net.parse(x_hat) - parse) ** 2).mean()
-        (gradient,) = torch.autograd.grad(loss, z)
-        with torch.no_grad():
-            noise = noise + (1 - alpha_bar) ** 0.5 * gradient
-            clean = (z - (1 - alpha_bar) ** 0.5 * noise) / alpha_bar**0.5
-            z = previous**0.5 * clean + (1 - previous) ** 0.5 * noise
-            behind = previous**0.5 * z0 + (1 - previous) ** 0.5 * torch.randn_like(z0)
-            z = m * z + (1 - m) * behind
-    return z
-
-
-@dataclass(frozen=True)
-class Bench:
-    """How to measure."""
-
-    device: torch.device
-    repeats: int
-    steps: int
-    wide: int
-    warm: bool
-
-    def timed(self, run: Callable[[], object]) -> tuple[list[float], float, float]:
-        """Seconds of each repeat, of the first run before them, and the peak memory in GiB."""
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self.device)
-        began = clock(self.device)
-        run()
-        first = clock(self.device) - began
-        times = []
-        for _ in range(1 if self.warm else self.repeats):
-            began = clock(self.device)
-            run()
-            times.append(clock(self.device) - began)
-        return times, first, peak_memory(self.device)
-
-    def row(self, name: str, run: Callable[[], object], batch: int) -> Row:
-        """A step at the paper's sizes, measured."""
-        times, first, memory = self.timed(run)
-        each = [1000 * t / self.steps / batch for t in times]
-        mean = float(np.mean(each))
-        spread = (max(each) - min(each)) / mean
-        return Row(name, batch, mean, spread, 1000 / mean / PAPER_STEPS, memory, first, FLOOR / mean)
-
-
-def exact(pack: Pack, fast: Pack, bench: Bench) -> Iterator[Row]:
-    """The naive loop and the rungs after it; ``fast`` has the guidance decoder of the last."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-
-    def prepared(net: Networks, batch: int) -> tuple[Context, Tensor, Tensor]:
-        context = make_context(net, batch)
-        factor = net.manifest.autoencoder.downscale
-        with torch.no_grad():
-            return context, net.encode(context.target), downsample_mask(context.mask, factor)
-
-    def ours(net: Networks, batch: int, gradient: str, *, preview: bool = False) -> Callable[[], object]:
-        context, z0, m = prepared(net, batch)
-        paper = load_settings("paper")
-        kind = cast(Any, gradient)
-        sampling = Sampling(bench.steps, paper.start_level, gradient=kind, preview=preview)
-        if preview and (small := net.manifest.parser.guidance_size):
-            with torch.no_grad():
-                context.target_parse = net.parse(context.target, small)
-        terms = build_terms(paper.guidance)
-
-        def run() -> object:
-            with repeatable():
-                return guided_swap(context, z0, z0, m, terms, sampling)
-
-        return run
-
-    wide = bench.wide
-    if not bench.warm:
-        net = Networks.load(pack, bench.device.type, "float32")
-        yield bench.row("naive loop, float32", partial(naive, net, *prepared(net, 1), bench.steps), 1)
-        yield bench.row("ours, float32", ours(net, 1, "full"), 1)
-        some = min(wide, WIDE32)
-        yield bench.row("batches", ours(net, some, "full"), some)
-        net = Networks.load(pack, bench.device.type, "bfloat16")
-        yield bench.row("bfloat16", ours(net, wide, "full"), wide)
-    net = Networks.load(pack, bench.device.type, "bfloat16", wide)
-    yield bench.row("compiled, parts exchanged", ours(net, wide, "full"), wide)
-    yield bench.row("clean gradient", ours(net, wide, "clean"), wide)
-    net = Networks.load(fast, bench.device.type, "bfloat16", wide)
-    yield bench.row("guidance decoder, parser at 256", ours(net, wide, "clean", preview=True), wide)
 
 
 def crops_of(pack: Pack, settings: Settings, count: int) -> Crops:
@@ -230,29 +103,6 @@ def in_memory(pack: Pack, bench: Bench, sizes: list[float], dtype: str) -> Itera
         name = f"paper, {dtype}, --max-memory {size:g}GB"
         yield Row(name, swap.fitting.micro_batch, mean, spread, 1000 / mean / PAPER_STEPS, memory, first)
         del net, swap, masked
-
-
-def show(rows: list[Row], device: str) -> Table:
-    """As a table."""
-    table = Table(title=f"The guided swap, {device}")
-    table.add_column("row")
-    for column in (
-        "batch",
-        "ms a step and frame",
-        "spread",
-        "frames/s",
-        "of the floor",
-        "GiB",
-        "first run, s",
-    ):
-        table.add_column(column, justify="right")
-    for r in rows:
-        share = "" if r.of_floor is None else f"{r.of_floor:.3f}"
-        table.add_row(
-            r.name, str(r.batch), f"{r.milliseconds:.2f}", f"{r.spread:.0%}", f"{r.frames_per_second:.2f}",
-            share, f"{r.memory:.1f}", f"{r.first:.1f}",
-        )  # fmt: skip
-    return table
 
 
 def main() -> None:

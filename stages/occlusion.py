@@ -29,6 +29,7 @@ from .records import F32, U8
 FEATURES = ("eyes", "brows", "nose", "lips", "mouth")  # parts of a face that differ from its skin by nature
 PARSER, RESIDUAL, ON_FEATURES, PRIOR = 1.0, 0.15, 0.05, 0.5  # of the log odds
 RIM = 4.0  # pixels of a 256 crop inside the face's hull from which on something lies in front of the face
+REACH = 2.0  # pixels of a 256 crop by which what is in front is grown: a rim is half skin at its edges
 RAMP = (0.3, 0.45)  # odds at which the mask begins and ends to give way
 CERTAIN = 0.002  # a parser is never surer than this
 FARTHEST = 8.0  # spreads beyond which a colour is no farther off
@@ -62,7 +63,7 @@ def occluders(image: U8, face: F32, features: F32) -> F32:
     doubt = np.clip(1 - face, CERTAIN, 1 - CERTAIN)
     odds = PARSER * np.log(doubt / (1 - doubt)) + PRIOR
     odds += residual * (RESIDUAL + (ON_FEATURES - RESIDUAL) * seen)
-    sure = _spread((1 / (1 + np.exp(-odds))).astype(np.float32), unit)
+    sure = _spread((1 / (1 + np.exp(-odds))).astype(np.float32), REACH * unit)
     ramp = np.clip((sure - RAMP[0]) / (RAMP[1] - RAMP[0]), 0, 1)
     return cast(F32, (ramp * ramp * (3 - 2 * ramp) * _hull(face, unit)).astype(np.float32))
 

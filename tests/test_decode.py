@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -13,6 +15,7 @@ from av.codec.context import Flags
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ldvid.errors import InputError, SettingsError, TruncatedInputError
+from ldvid.stages import orient
 from ldvid.stages.colour import planes
 from ldvid.stages.decode import DecodeStage, PyavReader, open_reader, probe, read_picture
 from ldvid.stages.folder import natural_key
@@ -157,6 +160,29 @@ def test_native_is_what_the_decoder_gave(clips: dict[str, Path]) -> None:
     for frame in open_reader(info, "pyav").read(20, 40):
         assert frame.native.format.name == "yuv420p"
         assert all((a == b).all() for a, b in zip(planes(frame.native), decoded[frame.index], strict=True))
+
+
+def test_rgb_is_made_once_by_whoever_asks(clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after the file was closed, and by many threads at once."""
+    info = probe(clips["clip.mp4"])
+    wanted = [f.rgb for f in open_reader(info, "pyav").read(0, 16)]
+    made, real = [], orient.to_rgb
+
+    def counted(*values: Any) -> Any:
+        made.append(values)
+        return real(*values)
+
+    monkeypatch.setattr(orient, "to_rgb", counted)
+    reader = open_reader(info, "pyav")
+    frames = list(reader.read(0, 16))
+    reader.close()
+    assert not made
+    with ThreadPoolExecutor(4) as pool:
+        seen = list(pool.map(lambda frame: frame.rgb, frames))
+    assert all((a == b).all() for a, b in zip(seen, wanted, strict=True))
+    assert [f.rgb is s for f, s in zip(frames, seen, strict=True)] == [True] * 16 and len(made) == 16
+    again = frames[3].at(7)
+    assert (again.index, again.rgb is seen[3], again.native is frames[3].native) == (7, True, True)
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])

@@ -192,11 +192,12 @@ def _load_unet_file(path: Path, entry: UNetFileEntry) -> tuple[nn.Module, Tensor
         state = load_quantised(path)
         mean, std = state.pop("latent_mean"), state.pop("latent_std")
         unet: nn.Module
-        if entry.condition is None:
-            unet = cast(Any, UNet2DModel)(**entry.arguments)
-        else:
-            unet = IdentityUNet(entry.arguments, state["project.0.weight"].shape[1])
-        unet.load_state_dict(state)
+        with torch.device("meta"):  # no weights are drawn that the file's replace
+            if entry.condition is None:
+                unet = cast(Any, UNet2DModel)(**entry.arguments)
+            else:
+                unet = IdentityUNet(entry.arguments, state["project.0.weight"].shape[1])
+        unet.load_state_dict(state, assign=True)
         return unet, mean, std
 
 
@@ -207,7 +208,8 @@ def load_parser(pack: Pack) -> nn.Module:
     entry = pack.manifest.parser
     path = pack.path(entry.file)
     with naming(path):
-        parser = cast(nn.Module, FaceParser(num_class=len(entry.classes)))
+        with torch.device("meta"):
+            parser = cast(nn.Module, FaceParser(num_class=len(entry.classes)))
         state = load_quantised(path) if path.suffix == ".safetensors" else load_state(path)
-        parser.load_state_dict(state)
+        parser.load_state_dict(state, assign=True)
         return parser

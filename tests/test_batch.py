@@ -506,7 +506,7 @@ def test_on_a_cluster_short_clips_overtake_a_long_one(
     shutil.copy(tmp_path / "short1.mkv", tmp_path / "short2.mkv")
     # The long one is first in line: of fewer bytes.
     assert (tmp_path / "short1.mkv").stat().st_size > example_clip.stat().st_size
-    (tmp_path / "list.csv").write_text("clip,end\nlong.mp4,2\nshort1.mkv,0.2\nshort2.mkv,0.2\ncut.mp4,\n")
+    (tmp_path / "list.csv").write_text("clip,end\nlong.mp4,1.4\nshort1.mkv,0.2\nshort2.mkv,0.2\ncut.mp4,\n")
     call = ["batch", "list.csv", "-s", "face.png", "-o", "out", *SMALL]
     ray = ["--executor", "ray", "--workers", "2", "--retries", "0"]
     out = tmp_path / "out"

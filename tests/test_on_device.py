@@ -190,11 +190,12 @@ def test_starts_are_composed_alike(
             assert np.abs(wanted - masked.images[i]).mean() > 1
 
 
-@pytest.mark.parametrize("sources", [1, 5])
+@pytest.mark.parametrize("sources", [1, 3])
 def test_a_stage_swaps_alike(
     crops: Crops, networks: Networks, faces: tuple[SourceFace, SourceFace], sources: int
 ) -> None:
     """Masks to the bit, swaps to a grey level or two, prepared ahead or not."""
+    crops = take(crops, np.array([0, 1, 4]))
     chosen = faces[0] if sources == 1 else [faces[i % 2] for i in range(sources)]
     plain, mask = SwapStage(networks, some(), chosen), MaskStage(networks, some())
     one = plain.process(mask.process(crops))

@@ -6,7 +6,8 @@
 The first frames of the example clip, swapped with its portrait. Each part is timed by itself as the stages
 call it, in the preset's batches, after one run that does not count; medians, in milliseconds a frame. Below
 "swap" is what it is made of (two encodes where the loop starts from the source), and "frame" is the sum of
-the stages, which a job overlaps where it can.
+the stages, which a job overlaps where it can. On a GPU, parts timed one by one are asked for one by one;
+"all, recorded" is the swap as a job repeats it.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def stages(
     crops = align.process(frames)
     masked = mask.process(crops)
     swapped = swap.process(masked)
-    assert swapped.swapped is not None and swapped.masks is not None and masked.parses is not None
+    assert swapped.swapped is not None and swapped.masks is not None
     whole = {
         "detect": lambda: [detector.detect(f.rgb) for f in frames],
         "align": lambda: align.process(frames),
@@ -93,9 +94,17 @@ def stages(
         "parse (of mask)": each(net.parse, pictures),
         "encode, once": each(net.encode, pictures),
         "decode": each(net.decode, latents),
-        "colour": lambda: match_colour(swapped.swapped, crops.images, swapped.masks, settings.colour_match),
     }
-    if start is not None:
+    if swap.on_device:
+        replayed = SwapStage(net, settings, source)
+        replayed.process(masked)
+        return whole, parts | {
+            "start pictures": lambda: replayed.prepare(masked),
+            "all, recorded": lambda: replayed.process(masked),
+        }
+    made, masks = swapped.swapped, swapped.masks
+    parts["colour"] = lambda: match_colour(made, crops.images, masks, settings.colour_match)
+    if start is not None and ready.parses is not None:
         parts["start picture"] = lambda: start.compose(
             crops.images, crops.landmarks, ready.masks, ready.parses, settings.start_keep
         )

@@ -97,7 +97,7 @@ class Recorder:
             # Only this thread is held to the rules of recording: others may use the GPU meanwhile.
             with listed() as constants, torch.cuda.graph(graph, pool, stream, "thread_local"):
                 outputs = work(own)
-        except (RuntimeError, torch.AcceleratorError):
+        except RuntimeError:
             self._refused.add(key)
             del graph
             torch.cuda.synchronize(self._device)

@@ -74,11 +74,13 @@ class Recorder:
             return tuple(t.clone() for t in recording.outputs)
 
     def _first(self, key: Hashable, work: Work, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        result: tuple[Tensor, ...] | None = None
         try:
             result = work(inputs)
         except torch.OutOfMemoryError:
             if not self._recordings:
                 raise
+        if result is None:  # out here, where the error no longer holds the tensors of the failed try
             self._forget()
             result = work(inputs)
         self._met[key] = None
@@ -92,8 +94,8 @@ class Recorder:
             self._place = cuda.graph_pool_handle(), cuda.Stream(self._device)
         pool, stream = self._place
         graph: Any = torch.cuda.CUDAGraph()
-        own = {name: value.clone() for name, value in inputs.items()}
         try:
+            own = {name: value.clone() for name, value in inputs.items()}
             # Only this thread is held to the rules of recording: others may use the GPU meanwhile.
             with listed() as constants, torch.cuda.graph(graph, pool, stream, "thread_local"):
                 outputs = work(own)

@@ -16,7 +16,6 @@ from ..configs import Settings
 from . import Resources
 from .occlusion import FEATURES, occluders
 from .records import F32, U8, Crops
-from .rows import batches
 from .spread import spread
 from .swap.device_features import part_sum
 from .swap.features import part_mass
@@ -107,12 +106,7 @@ class MaskStage:
         Crops are parsed in the batches of ``rows.batches``; else each mask depends on its own crop only.
         """
         work = self._planes if self.on_device else self.networks.parse_crops
-        seen: F32 | None = None
-        for present, rows, slots in batches(item.frames, self.settings.batch):
-            part = self.fitting.run(lambda part: work(item.images[part]), rows)[slots]
-            if seen is None:
-                seen = np.zeros((len(item), *part.shape[1:]), np.float32)
-            seen[present] = part
+        seen = self.fitting.over(item.frames, lambda part: work(item.images[part]))
         masks = np.zeros(item.images.shape[:3], np.float32)
         if seen is not None:
             one = self._mask if self.on_device else self._mask_of_parse

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
+from ldvid.stages.align import AlignStage
+from ldvid.stages.decode import open_reader, probe
 from ldvid.stages.detect import Detector, open_detector
-from ldvid.stages.records import SourceFace
+from ldvid.stages.records import Crops, SourceFace, Track
 from ldvid.stages.source import load_source
 from ldvid.stages.swap.networks import Networks
 from ldvid.stages.swap.pack import Pack, open_pack
@@ -39,6 +42,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def example_clip() -> Path:
     """48 frames of one man, 480×270, 12 frames/s, H.264 without sound."""
     return ROOT / "examples/clip.mp4"
+
+
+@pytest.fixture(scope="session")
+def cut(pack: Pack, detector: Detector, example_clip: Path) -> Callable[[Sequence[int]], Crops]:
+    """Cuts the aligned crops of these frames of the example clip, as of track 3."""
+
+    def crops(indices: Sequence[int]) -> Crops:
+        reader = open_reader(probe(example_clip), "pyav")
+        frames = [frame for i in indices for frame in reader.read(i, i + 1)]
+        found = [detector.detect(f.rgb)[0] for f in frames]
+        n = len(found)
+        track = Track(
+            3, 0, np.array(indices, np.int64), np.stack([d.box for d in found]),
+            np.stack([d.landmarks for d in found]), np.ones(n, np.float32), np.zeros(512, np.float32),
+        )  # fmt: skip
+        return AlignStage(track, pack.manifest.template_points(), 256).process(frames)
+
+    return crops
 
 
 @pytest.fixture(scope="session")

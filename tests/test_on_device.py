@@ -6,9 +6,8 @@ torch's side runs here on a processor, as nothing in it asks where it runs; what
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,12 +18,9 @@ from hypothesis import strategies as st
 from ldvid.configs import Settings, load_settings
 from ldvid.errors import SettingsError
 from ldvid.pipeline.render import prepare_ahead
-from ldvid.stages.align import AlignStage
 from ldvid.stages.colour_match import low_frequencies, match_colour, skin_weights
-from ldvid.stages.decode import open_reader, probe
-from ldvid.stages.detect import Detector
 from ldvid.stages.mask import MaskStage
-from ldvid.stages.records import F32, Crops, SourceFace, Track
+from ldvid.stages.records import F32, Crops, SourceFace
 from ldvid.stages.rows import take
 from ldvid.stages.swap import constants, device_colour, device_features, filters
 from ldvid.stages.swap.device_start import DeviceStart
@@ -47,16 +43,9 @@ def some(**changes: object) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def crops(pack: Pack, detector: Detector, example_clip: Path) -> Crops:
+def crops(cut: Callable[[Sequence[int]], Crops]) -> Crops:
     """Aligned crops of five frames."""
-    reader = open_reader(probe(example_clip), "pyav")
-    frames = [frame for i in FRAMES for frame in reader.read(i, i + 1)]
-    found = [detector.detect(f.rgb)[0] for f in frames]
-    track = Track(
-        3, 0, np.array(FRAMES, np.int64), np.stack([d.box for d in found]),
-        np.stack([d.landmarks for d in found]), np.ones(5, np.float32), np.zeros(512, np.float32),
-    )  # fmt: skip
-    return AlignStage(track, pack.manifest.template_points(), 256).process(frames)
+    return cut(FRAMES)
 
 
 @pytest.fixture(scope="module")

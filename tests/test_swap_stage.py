@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ldvid.configs import Settings, load_settings
-from ldvid.stages.align import AlignStage
-from ldvid.stages.decode import open_reader, probe
-from ldvid.stages.detect import Detector
 from ldvid.stages.mask import MaskStage, face_oval, soft_mask
-from ldvid.stages.records import Crops, SourceFace, Track
+from ldvid.stages.records import Crops, SourceFace
 from ldvid.stages.rows import take
 from ldvid.stages.swap.features import feature_points
 from ldvid.stages.swap.networks import Networks, to_tensor
-from ldvid.stages.swap.pack import Pack
 from ldvid.stages.swap.stage import SwapStage
 from ldvid.stages.swap.start import SourceStart, bend_map, pose_fit, thin_plate
 
@@ -31,18 +27,9 @@ def small(**changes: object) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def crops(pack: Pack, networks: Networks, detector: Detector, example_clip: Path) -> Crops:
+def crops(cut: Callable[[Sequence[int]], Crops], networks: Networks) -> Crops:
     """Aligned, masked crops of five frames."""
-    info = probe(example_clip)
-    reader = open_reader(info, "pyav")
-    frames = [frame for i in FRAMES for frame in reader.read(i, i + 1)]
-    found = [detector.detect(f.rgb)[0] for f in frames]
-    track = Track(
-        3, 0, np.array(FRAMES, np.int64), np.stack([d.box for d in found]),
-        np.stack([d.landmarks for d in found]), np.ones(5, np.float32), np.zeros(512, np.float32),
-    )  # fmt: skip
-    aligned = AlignStage(track, pack.manifest.template_points(), 256).process(frames)
-    return MaskStage(networks, small()).process(aligned)
+    return MaskStage(networks, small()).process(cut(FRAMES))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from .networks import Networks
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"  # torch's own name of the folder that holds compiled code
+
+
+_compiling = threading.RLock()
 
 
 class CompiledFor(nn.Module):
@@ -41,7 +45,8 @@ class CompiledFor(nn.Module):
         met = (x.shape, torch.is_grad_enabled() and x.requires_grad)
         if met in self._met:
             return self._fast(x, *more)
-        with warnings.catch_warnings():
+        # One thread compiles: what two begin at once is compiled twice, and warnings are the whole process's.
+        with _compiling, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's, about code that isn't ours
             result = self._fast(x, *more)
         self._met.add(met)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..records import F32
+from ..rows import batches
 from .repeatable import repeatable
 
 
@@ -17,7 +18,27 @@ class Fitting:
     time the memory did not suffice. Halved batches differ in the last bits of their numbers."""
 
     def __init__(self, batch: int, device: torch.device) -> None:
-        self.micro_batch, self._device = batch, device
+        self.batch = self.micro_batch = batch
+        self._device = device
+
+    def over(
+        self,
+        frames: NDArray[np.int64],
+        work: Callable[[NDArray[np.intp]], F32],
+        done: Callable[[int], None] | None = None,
+    ) -> F32 | None:
+        """``run`` for each batch that ``rows.batches`` makes of frames (N,): (N, …), or None of no frames.
+
+        ``done`` is told after each how many frames it was.
+        """
+        made: F32 | None = None
+        for present, rows, slots in batches(frames, self.batch):
+            part = self.run(work, rows)[slots]
+            made = np.zeros((len(frames), *part.shape[1:]), np.float32) if made is None else made
+            made[present] = part
+            if done is not None:
+                done(len(present))
+        return made
 
     def run(self, work: Callable[[NDArray[np.intp]], F32], rows: NDArray[np.intp]) -> F32:
         """``work(rows)``, (len(rows), …), all at once or in pieces; what it computes is repeatable.

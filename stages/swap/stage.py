@@ -18,7 +18,6 @@ from ...configs import Settings
 from .. import Resources
 from ..colour_match import match_colour
 from ..records import F32, Crops, SourceFace
-from ..rows import batches
 from ..spread import spread
 from . import device_colour
 from .blend import downsample_mask
@@ -88,7 +87,8 @@ class SwapStage:
             if self.settings.start == "source" and not self._starts:
                 self._starts = [self._start_of(source) for source in self.sources]
             if self._starts and self.on_device and self._device_start is None:
-                self._device_start = DeviceStart(self._starts, self.networks.device)
+                with self.networks.beside():  # where it is used
+                    self._device_start = DeviceStart(self._starts, self.networks.device)
 
     def _start_of(self, source: SourceFace) -> SourceStart:
         with repeatable():
@@ -111,12 +111,14 @@ class SwapStage:
         if not self._starts or item.starts is not None or not len(item):
             return item
         if self.on_device:
-            made = self._in_batches(item, lambda part: self._composed(item, part))
+            made = self.fitting.over(item.frames, lambda part: self._composed(item, part))
+            assert made is not None
             return replace(item, starts=made[..., :3], kept=made[..., 3])
         assert item.masks is not None
         parses = item.parses
         if parses is None:
-            parses = self._in_batches(item, lambda part: self.networks.parse_crops(item.images[part]))
+            parses = self.fitting.over(item.frames, lambda part: self.networks.parse_crops(item.images[part]))
+            assert parses is not None
         starts = self._starts if len(self._starts) > 1 else self._starts * len(item)
         keep = repeat(self.settings.start_keep, len(item))
         rows = (item.images, item.landmarks, item.masks, parses, keep)
@@ -127,11 +129,9 @@ class SwapStage:
     def sample(self, item: Crops, /) -> Crops:
         """Fills ``swapped`` with what the networks make; on a GPU ``match`` is part of it."""
         self._check(item)
-        swapped = np.zeros(item.images.shape, np.float32)
-        for present, rows, slots in batches(item.frames, self.settings.batch):
-            swapped[present] = self.fitting.run(lambda part: self._swap(item, part), rows)[slots]
-            if self.progress is not None:
-                self.progress(len(present))
+        swapped = self.fitting.over(item.frames, lambda part: self._swap(item, part), self.progress)
+        if swapped is None:
+            swapped = np.zeros(item.images.shape, np.float32)
         return replace(item, swapped=swapped, parses=None, starts=None, kept=None)
 
     def match(self, item: Crops, /) -> Crops:
@@ -148,16 +148,6 @@ class SwapStage:
             raise ValueError("crops need masks before they are swapped")
         if len(self.sources) not in (1, len(item)):
             raise ValueError(f"{len(self.sources)} sources for {len(item)} crops")
-
-    def _in_batches(self, item: Crops, work: Callable[[NDArray[np.intp]], F32]) -> F32:
-        """``work(rows)``, (B, …) each, of all crops: (N, …)."""
-        made: F32 | None = None
-        for present, rows, slots in batches(item.frames, self.settings.batch):
-            part = self.fitting.run(work, rows)[slots]
-            made = np.zeros((len(item), *part.shape[1:]), np.float32) if made is None else made
-            made[present] = part
-        assert made is not None
-        return made
 
     @torch.no_grad()
     def _composed(self, item: Crops, rows: NDArray[np.intp]) -> F32:

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from ..stages.align import apply_points, estimate_similarity, invert
-from ..stages.mask import face_oval
+from ..stages.oval import face_oval
 from ..stages.records import F32, F64, U8
 from .flow import Motion, coarse, mean_error, motion, unexplained
 from .judges import Judges

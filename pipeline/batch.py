@@ -149,7 +149,7 @@ class _Batch:
         with contextlib.ExitStack() as stack:
             executor: Executor
             if request.ray is None:
-                executor = LocalExecutor(request.policy)
+                executor = stack.enter_context(LocalExecutor(request.policy))
             else:
                 from .cluster.executor import RayExecutor  # Ray is imported for this alone
 

@@ -6,9 +6,11 @@ on, the number of threads, is part of the job.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 from ..stages.records import Segment
@@ -17,13 +19,22 @@ from ..stages.swap.networks import Networks
 from ..stages.swap.pack import Pack
 from .device import compute_device
 from .failure import Policy
+from .helpers import Far, Helpers, how_many
 from .ledger import Ledger
 from .local import Renderer, prefetch, run_segments
 from .look import Look, look
 from .progress import Listener, Stopwatch
 from .work import Rendering, View, Work
 
-MOST_WRITERS, CORES_A_WRITER = 4, 4  # segments that are pasted and encoded at once beside a GPU
+MOST_WRITERS, CORES_A_WRITER = 4, 4  # segments that threads paste and encode at once beside a GPU
+
+
+class Looks(Protocol):
+    """An iterator of looks; close it when no more are wanted."""
+
+    def __iter__(self) -> Iterator[Look]: ...
+    def __next__(self) -> Look: ...
+    def close(self) -> None: ...
 
 
 class Executor(Protocol):
@@ -44,8 +55,8 @@ class Executor(Protocol):
         """The networks that this process looks at the source and the clip with."""
         ...
 
-    def looks(self, view: View, pack: Pack, watch: Stopwatch) -> Generator[Look, None, None]:
-        """Looks at all frames of a clip, in order; close it when no more are wanted."""
+    def looks(self, view: View, pack: Pack, watch: Stopwatch) -> Looks:
+        """Looks at all frames of a clip, in order; other processes begin at once."""
         ...
 
     def render(
@@ -78,25 +89,45 @@ class Loaded:
 
 
 class LocalExecutor:
-    """Threads of this process: one loads, one swaps, one writes."""
+    """This machine: threads of this process, and beside a GPU processes that help (``helpers``)."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, helpers: int | None = None) -> None:
+        """``helpers`` processes; None: as many as there are cores for, if the swap runs on a GPU."""
         self.policy = policy
         self._loaded = Loaded()
+        self._wanted = helpers
+        self._helpers: Helpers | None = None
+
+    def __enter__(self) -> LocalExecutor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._helpers is not None:
+            self._helpers.close()
+            self._helpers = None
 
     def device(self, name: str, threads: int | None) -> tuple[str, int | None]:
         """As ``compute_device``."""
-        return compute_device(name, threads)
+        device = compute_device(name, threads)
+        if self._wanted is None:
+            self._wanted = 0 if device[0] == "cpu" else how_many()
+        if self._wanted and self._helpers is None:
+            self._helpers = Helpers(self._wanted)
+        return device
 
     def prepare(self, pack: str, digest: str, dtype: str, compiled: int = 0) -> None:
-        """Nothing: this process loads the networks for the analysis already."""
+        """Helpers come up; this process loads the networks for the analysis already."""
+        if self._helpers is not None:
+            self._helpers.start()
 
     def networks(self, pack: Pack, device: str, dtype: str, compiled: int = 0) -> Networks:
         """As ``Networks.load``, once."""
         return self._loaded.networks(pack, device, dtype, compiled)
 
-    def looks(self, view: View, pack: Pack, watch: Stopwatch) -> Generator[Look, None, None]:
-        """A thread looks ahead."""
+    def looks(self, view: View, pack: Pack, watch: Stopwatch) -> Looks:
+        """Helpers look, or a thread of this process does."""
+        if self._helpers is not None:
+            return self._helpers.looks(view, watch)
         end = view.info.frames
         return prefetch(look(view.info, view.settings, pack, 0, end, watch, tolerant=view.tolerant), 4)
 
@@ -114,13 +145,19 @@ class LocalExecutor:
             return Rendering()
         before = _swapping(watch)
         began = time.perf_counter()
-        renderer = Renderer(work, ledger, networks, listener, watch, self.policy)
-        if networks.device.type == "cuda":
-            # A GPU swaps faster than one thread encodes.
-            writers = min(MOST_WRITERS, max(1, width() // CORES_A_WRITER))
-            run_segments(segments, renderer.load, renderer.swap, renderer.write, renderer.prepare, writers)
-        else:
-            run_segments(segments, renderer.load, renderer.swap, renderer.write)
+        with contextlib.ExitStack() as stack:
+            far, loaders, writers = None, 1, 1
+            if self._helpers is not None:
+                far = partial(Far, self._helpers, stack.enter_context(self._helpers.order(work)), watch)
+                # Loading is the smaller part of the work.
+                loaders = max(1, self._helpers.count // 4)
+                writers = max(1, self._helpers.count - loaders)
+            elif networks.device.type == "cuda":  # which swaps faster than one thread encodes
+                writers = min(MOST_WRITERS, max(1, width() // CORES_A_WRITER))
+            renderer = Renderer(work, ledger, networks, listener, watch, self.policy, far)
+            parts = renderer.load, renderer.swap, renderer.write
+            prepare = renderer.prepare if networks.device.type == "cuda" else None
+            run_segments(segments, *parts, prepare, writers, loaders)
         took = time.perf_counter() - began
         share = (_swapping(watch) - before) / max(took, 1e-9)
         return Rendering(took, 1, share, [f.text() for f in renderer.retried])

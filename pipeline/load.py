@@ -47,6 +47,12 @@ class Loaded:
     prepared: list[Crops] = field(default_factory=list)
 
 
+def swapped_frames(done: Loaded) -> list[int]:
+    """The frames of a segment that were swapped."""
+    start, stop = done.segment.start, done.segment.stop
+    return [int(i) for crops in done.crops for i in crops.frames if start <= i < stop]
+
+
 def at_once(size: int) -> int:
     """How many frames of ``size`` bytes to work on at once: as many as there are threads, but not more than
     fit into some memory."""
@@ -83,9 +89,11 @@ class Part:
 class Loader(Part):
     """Decodes a segment and cuts its crops."""
 
-    def __init__(self, work: Work, watch: Stopwatch, *, keep: bool) -> None:
+    def __init__(self, work: Work, watch: Stopwatch, *, keep: bool, whole: bool | None = None) -> None:
+        """``keep`` frames for the writer. Neighbours come in ``whole`` batches (None: as ``keep``) where one
+        process swaps all segments, one after the other, and so has them for the next."""
         super().__init__(work, watch)
-        self._keep = keep
+        self._keep, self._whole = keep, keep if whole is None else whole
         self._weights: dict[int, F32] = {}  # by track
 
     def load(self, segment: Segment) -> Loaded:
@@ -156,7 +164,7 @@ class Loader(Part):
         first, last = self.work.plan.shots[segment.shot]
         far = reach(settings.steady)
         start, stop = segment.start - far, segment.stop + far
-        if self._keep and far:
+        if self._whole and far:
             # Whole batches: they cost the networks nothing more, and the next segment needs the rest.
             start, stop = (
                 start // settings.batch * settings.batch,

@@ -1,29 +1,32 @@
-"""The local executor: segments in order on this machine, the stages' work overlapped by threads.
+"""The local executor: segments in order on this machine, the stages' work overlapped.
 
 While the networks work on one segment, one thread decodes and aligns the next and another pastes and
 encodes the last; at most three segments are in memory. With a GPU, one more makes the masks and starts
-of the next, loading is two segments ahead, and several are pasted and encoded at once. Results do not
-depend on timing: each segment is a pure function of the plan, and order is kept.
+of the next, and several segments are loaded and written at once, by ``helpers`` where there are any. Results
+do not depend on timing: each segment is a pure function of the plan, and order is kept.
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from typing import TypeVar
 
 from ..stages.records import Segment
 from ..stages.swap.networks import Networks
 from .failure import FATAL, Policy, SegmentFailure
+from .helpers import Far
 from .ledger import Ledger
+from .load import Loaded, Loader
 from .progress import Listener, Stopwatch
-from .render import Loaded, Loader, Swapper, Writer, swapped_frames
+from .render import Swapper
 from .work import Work
+from .write import Writer, entered
 
 Item = TypeVar("Item")
 Ready = TypeVar("Ready")
@@ -44,9 +47,12 @@ class Renderer:
         listener: Listener,
         watch: Stopwatch,
         policy: Policy,
+        far: Callable[[str], Far] | None = None,
     ) -> None:
+        """``far`` gives what loads ("load") and writes ("write") a segment in another process."""
         self._work, self._ledger, self._listener, self._policy = work, ledger, listener, policy
         self.retried: list[SegmentFailure] = []
+        self._far = far
         self._loader = Loader(work, watch, keep=True)
         self._watch = watch
         self._writers: queue.SimpleQueue[Writer] = queue.SimpleQueue()  # those that write nothing just now
@@ -56,7 +62,8 @@ class Renderer:
 
     def load(self, segment: Segment) -> Loaded:
         """Decode and align."""
-        return self._tried(self._loader, self._loader.load, segment, Loaded(segment, []))
+        loader = self._loader if self._far is None else self._far("load")
+        return self._tried(loader, loader.load, segment, Loaded(segment, []))
 
     def prepare(self, loaded: Loaded) -> Loaded:
         """What can be done ahead of a swap on a GPU; on a CPU nothing, as it would only take turns."""
@@ -72,30 +79,38 @@ class Renderer:
 
     def write(self, swapped: Loaded) -> None:
         """Paste, encode, and enter the segment into the ledger."""
-        try:
-            writer = self._writers.get_nowait()
-        except queue.Empty:
-            writer = Writer(self._work, self._watch, self._ledger.segments_folder)
-        written = partial(self._written, writer)
         original = replace(swapped, crops=[], frames=[])
-        try:
+        with self._writing() as (writer, written):
             if swapped.passed is None:
                 swapped = self._tried(writer, written, swapped, original)
             if swapped.passed is not None:
                 self._tried(writer, written, swapped, None)
-        finally:
-            self._writers.put(writer)
         self._listener.advance("encode", swapped.segment.stop - swapped.segment.start)
 
-    def _written(self, writer: Writer, swapped: Loaded) -> Loaded:
-        path = writer.write(swapped)
-        notes = swapped.notes if swapped.passed is None else {**swapped.notes, "passed": swapped.passed}
-        self._ledger.record(self._work.plan, swapped.segment, path, swapped_frames(swapped), **notes)
-        return swapped
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[tuple[Writer | Far, Callable[[Loaded], Loaded]]]:
+        """Somebody who writes nothing else just now, and what writes."""
+        if self._far is not None:
+            far = self._far("write")
+            yield far, far.write
+            return
+        try:
+            writer = self._writers.get_nowait()
+        except queue.Empty:
+            writer = Writer(self._work, self._watch, self._ledger.segments_folder)
+
+        def written(swapped: Loaded) -> Loaded:
+            entered(writer, self._ledger, swapped)
+            return swapped
+
+        try:
+            yield writer, written
+        finally:
+            self._writers.put(writer)
 
     def _tried(
         self,
-        part: Loader | Swapper | Writer,
+        part: Loader | Swapper | Writer | Far,
         call: Callable[[Item], Loaded],
         item: Item,
         original: Loaded | None,
@@ -130,21 +145,23 @@ def run_segments(
     write: Callable[[Worked], None],
     prepare: Callable[[Ready], Ready] | None = None,
     writers: int = 1,
+    loaders: int = 1,
 ) -> None:
-    """``write(work(prepare(load(s))))`` for every segment; ``work`` runs in the calling thread, the others in
-    one each, but ``write`` in as many as ``writers``.
+    """``write(work(prepare(load(s))))`` for every segment; ``work`` runs in the calling thread, ``prepare``
+    in another, ``load`` and ``write`` in as many as ``loaders`` and ``writers``.
 
     The first exception of any of the three ends the run and is raised here; what was being written
     is finished first, so that on Ctrl-C no finished work is lost.
     """
     if not segments:
         return
-    loader = ThreadPoolExecutor(1, "ldvid-load")
+    loader = ThreadPoolExecutor(loaders, "ldvid-load")
     preparer = ThreadPoolExecutor(1, "ldvid-prepare")
     writer = ThreadPoolExecutor(writers, "ldvid-write")
     writing: deque[Future[None]] = deque()
     try:
-        steps = 1 if prepare is None else 2  # that a segment is ahead of the one at work
+        # How many segments are ahead of the one at work.
+        steps = loaders if prepare is None else loaders + 1
         coming: deque[Future[Ready]] = deque()
         waiting = iter(segments)
 

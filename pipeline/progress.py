@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,6 +183,12 @@ class Stopwatch:
     seconds: dict[str, float] = field(default_factory=dict)
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _local: threading.local = field(default_factory=threading.local)
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """What another watch measured."""
+        with self._guard:
+            for stage, took in seconds.items():
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + took
 
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ..stages.records import F32, ClipInfo, SourceFace
     from ..stages.swap.networks import Networks
     from ..stages.swap.pack import Pack
-    from .executor import Executor
+    from .executor import Executor, Looks
 
 
 def swap_clip(
@@ -104,7 +104,7 @@ class _Run:
             return self._stack.enter_context(RayExecutor(self.request.ray, self.request.policy))
         from .executor import LocalExecutor
 
-        return LocalExecutor(self.request.policy)
+        return self._stack.enter_context(LocalExecutor(self.request.policy))
 
     def run(self) -> Summary:
         """Everything, in the order in which it can fail cheapest."""
@@ -228,29 +228,12 @@ class _Run:
             job.placed()
 
     def _work(self, info: ClipInfo, pack: Pack, job: Job) -> Summary:
-        from ..stages.detect import open_detector
         from ..stages.swap.guidance import build_terms
 
         if (summary := self._made_before(job)) is not None:
             return summary
         build_terms(self.settings.guidance)  # refused now, not after the analysis
-        plan = job.load_plan() if self.request.plan is None else None
-        kind = self.settings.dtype, compiled_for(self.settings)
-        self.executor.prepare(self._pack_name, pack.digest(), *kind)
-        limit_gpu_memory(self.request.max_memory)
-        with self.watch.time("load"):
-            networks = self.executor.networks(pack, self.request.device, *kind)
-            detector = open_detector(pack, self.settings.detector_threshold)
-            sources, reference, messages = load_sources(self.request, pack, detector, networks.embed)
-        for message in messages:
-            self._warn(message)
-        if self.given is not None:
-            plan = self._planned(self.given, job, reference)
-        elif plan is None:
-            plan = self._plan(info, pack, networks, job, reference)
-        else:
-            self.listener.log(f"going on with the job in {self.job_folder}")
-            plan = replace(plan, clip=info)
+        plan, networks, sources = self._planned_and_loaded(info, pack, job)
         for message in check_plan(
             plan, self.request.wanted, str(self.request.plan or job.folder / "plan.json")
         ):
@@ -283,6 +266,36 @@ class _Run:
             self.listener.advance("finish", info.frames)
             self.listener.finish("finish")
         return self._summary(facts, resumed, device, done)
+
+    def _planned_and_loaded(
+        self, info: ClipInfo, pack: Pack, job: Job
+    ) -> tuple[Plan, Networks, tuple[SourceFace, ...]]:
+        """The job's plan, found out now if it has none; while the networks are loaded here, others look."""
+        from ..stages.detect import open_detector
+
+        plan = job.load_plan() if self.request.plan is None else None
+        kind = self.settings.dtype, compiled_for(self.settings)
+        self.executor.prepare(self._pack_name, pack.digest(), *kind)
+        limit_gpu_memory(self.request.max_memory)
+        with contextlib.ExitStack() as until_planned:
+            looks: Looks | None = None
+            if plan is None and self.given is None:
+                looks = until_planned.enter_context(contextlib.closing(self._looks(info, pack)))
+            with self.watch.time("load"):
+                networks = self.executor.networks(pack, self.request.device, *kind)
+                detector = open_detector(pack, self.settings.detector_threshold)
+                sources, reference, messages = load_sources(self.request, pack, detector, networks.embed)
+            for message in messages:
+                self._warn(message)
+            if self.given is not None:
+                plan = self._planned(self.given, job, reference)
+            elif looks is not None:
+                plan = self._plan(info, looks, networks, job, reference)
+            else:
+                assert plan is not None
+                self.listener.log(f"going on with the job in {self.job_folder}")
+                plan = replace(plan, clip=info)
+        return plan, networks, sources
 
     def _summary(
         self, facts: dict[str, int], resumed: int, device: str, done: Sequence[Done] = ()
@@ -327,16 +340,19 @@ class _Run:
         self.resumable = True
         return plan
 
-    def _plan(self, info: ClipInfo, pack: Pack, networks: Networks, job: Job, reference: F32 | None) -> Plan:
-        from .analyse import analyse
-
+    def _looks(self, info: ClipInfo, pack: Pack) -> Looks:
         tolerant = self.request.policy.on_error == "passthrough"
         view = View(info, self.settings, self._pack_name, self.request.urls.clip, tolerant)
-        looks = self.executor.looks(view, pack, self.watch)
-        with contextlib.closing(looks):
-            plan = analyse(
-                info, self.settings, looks, lambda c: networks.embed(c[None])[0], self.listener, self.watch
-            )
+        return self.executor.looks(view, pack, self.watch)
+
+    def _plan(
+        self, info: ClipInfo, looks: Looks, networks: Networks, job: Job, reference: F32 | None
+    ) -> Plan:
+        from .analyse import analyse
+
+        plan = analyse(
+            info, self.settings, looks, lambda c: networks.embed(c[None])[0], self.listener, self.watch
+        )
         if not plan.sources:
             if not self.request.allow_no_face:
                 raise FaceError(

@@ -22,7 +22,7 @@ from typing import cast
 
 import numpy as np
 
-from .mask import OVAL_CENTRE, OVAL_HEIGHT, OVAL_WIDTH
+from .oval import OVAL_CENTRE, OVAL_HEIGHT, OVAL_WIDTH
 from .records import F32, F64, Track
 
 INSIDE = (0.25, 0.75)  # of the oval, from no swap to all of it

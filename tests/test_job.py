@@ -422,6 +422,27 @@ def test_order_is_kept_and_at_most_three_are_in_memory(slow: int) -> None:
     assert 2 <= most <= 3
 
 
+def test_several_load_and_write_at_once_in_order() -> None:
+    """However long each takes, segments reach the networks in order, and all are written."""
+    order, written = [], []
+
+    def load(segment: Segment) -> int:
+        time.sleep(0.002 * (segment.index * 7 % 5))
+        return segment.index
+
+    def work(index: int) -> int:
+        order.append(index)
+        return index
+
+    def write(index: int) -> None:
+        time.sleep(0.002 * (index * 3 % 4))
+        written.append(index)
+
+    run_segments(segments(30), load, work, write, lambda item: item, writers=4, loaders=3)
+    assert order == list(range(30))
+    assert sorted(written) == order
+
+
 @pytest.mark.parametrize("where", ["load", "work", "write"])
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
 def test_a_failure_anywhere_ends_the_run_cleanly(where: str, kind: type[BaseException]) -> None:

@@ -19,12 +19,14 @@ from ldvid.pipeline import load
 from ldvid.pipeline.analyse import analyse
 from ldvid.pipeline.failure import Policy
 from ldvid.pipeline.job import Identity, Job
+from ldvid.pipeline.load import Loader, swapped_frames
 from ldvid.pipeline.local import Renderer
 from ldvid.pipeline.look import look
 from ldvid.pipeline.plan import Plan, cut_segments
 from ldvid.pipeline.progress import Silent, Stopwatch
-from ldvid.pipeline.render import Loader, Swapper, Writer, swapped_frames
+from ldvid.pipeline.render import Swapper
 from ldvid.pipeline.work import Work
+from ldvid.pipeline.write import Writer
 from ldvid.stages.decode import DecodeStage, probe
 from ldvid.stages.detect import Detector
 from ldvid.stages.mask import MaskStage

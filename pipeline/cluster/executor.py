@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -17,10 +17,9 @@ from ...stages.records import Segment
 from ...stages.swap.networks import Networks
 from ...stages.swap.pack import Pack
 from ..device import compute_device
-from ..executor import Loaded
+from ..executor import Loaded, Looks
 from ..failure import Policy
 from ..ledger import Ledger
-from ..look import Look
 from ..progress import Listener, Stopwatch
 from ..request import RayOptions
 from ..work import Rendering, View, Work
@@ -82,7 +81,7 @@ class RayExecutor:
                 self._pool = self._stack.enter_context(open_pool(self._size, self.policy, warm))
             return self._pool
 
-    def looks(self, view: View, pack: Pack, watch: Stopwatch) -> Generator[Look, None, None]:
+    def looks(self, view: View, pack: Pack, watch: Stopwatch) -> Looks:
         """Pieces of the clip are looked at all over the cluster."""
         return looks_of(view, watch)
 

@@ -25,9 +25,11 @@ import ray
 from ...errors import LdvidError, PackError
 from ..device import limit_gpu_memory
 from ..failure import FATAL, Policy, reason_of
+from ..load import Loaded, Loader, swapped_frames
 from ..progress import Stopwatch
-from ..render import Loaded, Loader, Swapper, Writer, swapped_frames
+from ..render import Swapper
 from ..work import Work, at_hand, compiled_for
+from ..write import Writer, entered
 from .feed import table
 from .foreman import Ticket
 from .limit import limited, unlimited
@@ -195,11 +197,7 @@ class Write:
             ticket, "write", lambda work: Writer(work, watch, work.ledger().segments_folder)
         )
         writer.watch = watch
-        path = writer.write(swapped)
-        work, frames = writer.work, swapped_frames(swapped)
-        notes = swapped.notes if swapped.passed is None else {**swapped.notes, "passed": swapped.passed}
-        with watch.time("ledger"):
-            work.ledger().record(work.plan, swapped.segment, path, frames, **notes)
+        frames = entered(writer, writer.work.ledger(), swapped)
         self.station._ask("done", ticket, len(frames))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -39,6 +40,22 @@ class Bench:
     steps: int
     wide: int
     warm: bool
+    profile: Path | None = None
+
+    def write_profile(self, name: str, run: Callable[[], object], batch: int) -> None:
+        """Into the folder, what the GPU does in a step: microseconds a frame of each kernel."""
+        assert self.profile is not None
+        self.profile.mkdir(parents=True, exist_ok=True)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+            run()
+            clock(self.device)
+        each = [(e.self_device_time_total / self.steps / batch, e.count // self.steps, e.key)
+                for e in seen.key_averages()]  # fmt: skip
+        each.sort(reverse=True)
+        lines = [f"{sum(t for t, _, _ in each):9.1f} us a step and frame"]
+        lines += [f"{took:9.1f} {count:5d} {key[:160]}" for took, count, key in each[:60]]
+        file = self.profile / f"{name.split(',')[0].replace(' ', '-')}.txt"
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def timed(self, run: Callable[[], object]) -> tuple[list[float], float, float]:
         """Seconds of each repeat, of the first run before them, and the peak memory in GiB."""
@@ -59,6 +76,8 @@ class Bench:
     def row(self, name: str, run: Callable[[], object], batch: int) -> Row:
         """A step at the paper's sizes, measured."""
         times, first, memory = self.timed(run)
+        if self.profile is not None:
+            self.write_profile(name, run, batch)
         each = [1000 * t / self.steps / batch for t in times]
         mean = float(np.mean(each))
         spread = (max(each) - min(each)) / mean

@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--max-memory", nargs="+", type=float, default=[8, 12, 24], help="GB")
     parser.add_argument("--warm", action="store_true", help="only compile")
     parser.add_argument("--small", action="store_true", help="tiny networks instead of the paper's")
+    parser.add_argument("--profile", type=Path, help="a folder for what the GPU does in each exact row")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = resolve_device(options.device)
@@ -126,7 +127,8 @@ def main() -> None:
     what = options.what or (["exact", "fast", "presets", "memory"] if gpu else ["presets"])
     presets = options.presets or ([p for p in preset_names() if p != "paper"] if gpu else ["cpu"])
     wide = min(options.batch, 2) if options.small else options.batch
-    bench = Bench(device, options.repeats, 1 if options.warm else options.steps, wide, options.warm)
+    steps = 1 if options.warm else options.steps
+    bench = Bench(device, options.repeats, steps, wide, options.warm, options.profile)
     frames = options.frames or (384 if gpu else 4)
     console, began = Console(width=120), time.perf_counter()
 

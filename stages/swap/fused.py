@@ -3,7 +3,8 @@
 Every exchange computes the same function and differs in rounding only:
 
 - GroupNorm in channels-last layout: a group is a few neighbouring channels of every pixel, which no kernel
-  reads well. Here sums are taken per channel, over whole rows, and joined to groups afterwards.
+  reads well. Here sums are taken per channel, over whole rows, and joined to groups afterwards; gain and
+  shift of each channel are worked out once (``held``).
 - A nearest upsampling before a 3×3 convolution repeats every pixel four times and then multiplies it nine
   times. The four results that a pixel can give are 2×2 convolutions of the small picture: 16 products
   instead of 36.
@@ -28,6 +29,21 @@ EIGHT = 8  # what tensor cores want numbers of channels to be multiples of
 WIDEST_HEAD = 256  # that fused attention kernels take
 
 
+@torch.library.custom_op("ldvid::held", mutates_args=())
+def held(x: Tensor) -> Tensor:
+    """A copy that a compiler can't look through: what it is made of is computed once, not again for every
+    pixel it is used for. So is its gradient."""
+    return x.clone()
+
+
+@held.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+held.register_autograd(lambda _, gradient: held(gradient))
+
+
 class RowNorm(nn.Module):
     """``nn.GroupNorm`` by sums per channel. (B, C, …), any layout; float32 inside."""
 
@@ -40,13 +56,15 @@ class RowNorm(nn.Module):
         whole, over = x.float(), tuple(range(2, x.ndim))
         shape = (len(x), self.groups, x.shape[1] // self.groups)
         count = x[0, 0].numel() * shape[2]
-        mean = whole.sum(over).view(shape).sum(2) / count
-        variance = ((whole * whole).sum(over).view(shape).sum(2) / count - mean * mean).clamp(min=0)
+        sums = held(torch.stack([whole.sum(over), (whole * whole).sum(over)]))
+        mean, square = (sums.view(2, *shape).sum(3) / count).unbind()
+        variance = (square - mean * mean).clamp(min=0)
         gain = self.weight.float().view(1, *shape[1:])
         scale = ((variance + self.eps).rsqrt()[..., None] * gain).flatten(1)
         shift = self.bias.float() - mean[..., None].expand(shape).flatten(1) * scale
+        scale, shift = held(torch.stack([scale, shift])).unbind()
         at = (..., *(None for _ in over))
-        return (whole * scale[at] + shift[at]).to(x.dtype)
+        return cast(Tensor, (whole * scale[at] + shift[at]).to(x.dtype))
 
 
 class SubpixelUpsample(nn.Module):

@@ -90,12 +90,13 @@ def exact(pack: Pack, fast: Pack, bench: Bench) -> Iterator[Row]:
         return run
 
     wide = bench.wide
-    if not bench.warm:
+    if not bench.warm and not bench.short:
         net = Networks.load(pack, bench.device.type, "float32")
         yield bench.row("naive loop, float32", partial(naive, net, *prepared(net, 1), bench.steps), 1)
         yield bench.row("ours, float32", ours(net, 1, "full"), 1)
         some = min(wide, WIDE32)
         yield bench.row("batches", ours(net, some, "full"), some)
+    if not bench.warm:
         net = Networks.load(pack, bench.device.type, "bfloat16")
         yield bench.row("bfloat16", ours(net, wide, "full"), wide)
     net = Networks.load(pack, bench.device.type, "bfloat16", wide)

@@ -41,6 +41,7 @@ class Bench:
     wide: int
     warm: bool
     profile: Path | None = None
+    short: bool = False
 
     def write_profile(self, name: str, run: Callable[[], object], batch: int) -> None:
         """Into the folder, what the GPU does in a step: microseconds a frame of each kernel."""

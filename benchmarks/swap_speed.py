@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, help="of the example clip (384; 4 without a GPU)")
     parser.add_argument("--max-memory", nargs="+", type=float, default=[8, 12, 24], help="GB")
     parser.add_argument("--warm", action="store_true", help="only compile")
+    parser.add_argument("--short", action="store_true", help="of the exact path no row in float32")
     parser.add_argument("--small", action="store_true", help="tiny networks instead of the paper's")
     parser.add_argument("--profile", type=Path, help="a folder for what the GPU does in each exact row")
     parser.add_argument("--json", type=Path)
@@ -128,7 +129,7 @@ def main() -> None:
     presets = options.presets or ([p for p in preset_names() if p != "paper"] if gpu else ["cpu"])
     wide = min(options.batch, 2) if options.small else options.batch
     steps = 1 if options.warm else options.steps
-    bench = Bench(device, options.repeats, steps, wide, options.warm, options.profile)
+    bench = Bench(device, options.repeats, steps, wide, options.warm, options.profile, options.short)
     frames = options.frames or (384 if gpu else 4)
     console, began = Console(width=120), time.perf_counter()
 

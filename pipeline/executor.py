@@ -91,12 +91,11 @@ class Loaded:
 class LocalExecutor:
     """This machine: threads of this process, and beside a GPU processes that help (``helpers``)."""
 
-    def __init__(self, policy: Policy, helpers: int | None = None) -> None:
-        """``helpers`` processes; None: as many as there are cores for, if the swap runs on a GPU."""
+    def __init__(self, policy: Policy, helpers: Helpers | None = None) -> None:
+        """``helpers`` None: if the swap runs on a GPU, as many as there are cores for."""
         self.policy = policy
         self._loaded = Loaded()
-        self._wanted = helpers
-        self._helpers: Helpers | None = None
+        self._helpers = helpers
 
     def __enter__(self) -> LocalExecutor:
         return self
@@ -104,15 +103,12 @@ class LocalExecutor:
     def __exit__(self, *_: object) -> None:
         if self._helpers is not None:
             self._helpers.close()
-            self._helpers = None
 
     def device(self, name: str, threads: int | None) -> tuple[str, int | None]:
         """As ``compute_device``."""
         device = compute_device(name, threads)
-        if self._wanted is None:
-            self._wanted = 0 if device[0] == "cpu" else how_many()
-        if self._wanted and self._helpers is None:
-            self._helpers = Helpers(self._wanted)
+        if device[0] != "cpu" and self._helpers is None and (count := how_many()):
+            self._helpers = Helpers(count)
         return device
 
     def prepare(self, pack: str, digest: str, dtype: str, compiled: int = 0) -> None:

@@ -42,8 +42,8 @@ class Outcome:
 
 
 def begin(parent: int) -> None:
-    """Make this process a helper of ``parent``: it computes with one thread, leaves Ctrl-C to the parent, and
-    ends when the parent does, however that ended."""
+    """Make this process a helper of ``parent``: OpenCV takes one thread, Ctrl-C is the
+    parent's, and the end of that, however it came, is the end of this."""
     import cv2
 
     cv2.setNumThreads(1)

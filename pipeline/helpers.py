@@ -33,7 +33,7 @@ from .work import View, Work
 Result = TypeVar("Result")
 _PIECE = 48  # frames a helper looks at before it is asked again
 FEWEST_CORES = 4  # with fewer, helpers would only take turns with what they help
-MOST = 16
+MOST, THREADS = 16, 2
 
 
 def how_many() -> int:
@@ -52,6 +52,11 @@ class Asked(Generic[Result]):
     values: tuple[Any, ...]
 
 
+def gpu_in_sight() -> bool:
+    """Whether this machine seems to have an NVIDIA GPU, told without torch, which takes seconds to import."""
+    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg"))
+
+
 class Helpers:
     """So many processes, started when first asked for something. Safe to use from several threads."""
 
@@ -59,6 +64,12 @@ class Helpers:
         self.count = count
         self._guard, self._alone = threading.Lock(), threading.Lock()
         self._pool: Any = None
+
+    def __enter__(self) -> Helpers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def start(self) -> None:
         """Have them come up while there is nothing for them to do yet."""
@@ -175,7 +186,6 @@ class Far:
 def _pool_of(count: int) -> Any:
     from loky.process_executor import ProcessPoolExecutor
 
-    # One thread each: there are as many helpers as cores for them (``spread.width``).
-    return ProcessPoolExecutor(
-        count, initializer=helper_tasks.begin, initargs=(os.getpid(),), env={"OMP_NUM_THREADS": "1"}
-    )
+    # Not one thread each (``spread.width``): few are at work when a clip begins and when it ends.
+    threads = {"OMP_NUM_THREADS": str(THREADS), "OPENBLAS_NUM_THREADS": "1"}
+    return ProcessPoolExecutor(count, initializer=helper_tasks.begin, initargs=(os.getpid(),), env=threads)

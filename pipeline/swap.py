@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ..stages.swap.networks import Networks
     from ..stages.swap.pack import Pack
     from .executor import Executor, Looks
+    from .helpers import Helpers
 
 
 def swap_clip(
@@ -90,6 +91,8 @@ class _Run:
         folder = request.pack_folder
         self._pack_name = request.settings.pack if folder is None else str(folder)
         self.resumable = False
+        self.helpers: Helpers | None = None  # who look at the clip already
+        self.early: Looks | None = None
         self.placing: Placing | None = None  # of an earlier run that was killed in its last moment
         self.given: Plan | None = None  # what --plan says
 
@@ -104,7 +107,7 @@ class _Run:
             return self._stack.enter_context(RayExecutor(self.request.ray, self.request.policy))
         from .executor import LocalExecutor
 
-        return self._stack.enter_context(LocalExecutor(self.request.policy))
+        return self._stack.enter_context(LocalExecutor(self.request.policy, self.helpers))
 
     def run(self) -> Summary:
         """Everything, in the order in which it can fail cheapest."""
@@ -169,7 +172,12 @@ class _Run:
         check_container(self.output, options.codec if info.kind == "video" else None)
         pack = open_pack(self._pack_name)
         pack.manifest.check(settings.conditioning)
+        self._look_early(info)
         device, threads = self.executor.device(request.device, request.threads)
+        if device == "cpu" and self.helpers is not None:  # torch can't use what seemed to be a GPU
+            self.helpers.close()
+            self.helpers = self.early = None
+            del self.executor  # the next is made without them
         # Decided once, for all workers.
         compiled = resolve_compile(settings.compile, device, info.frames)
         self.settings = settings.model_copy(
@@ -197,6 +205,18 @@ class _Run:
             who=identity_values(request),
         )
         return info, pack, identity
+
+    def _look_early(self, info: ClipInfo) -> None:
+        """Where there is likely to be a GPU, helpers look at the clip while torch is imported."""
+        from .helpers import Helpers, gpu_in_sight, how_many
+
+        request = self.request
+        elsewhere = self._given is not None or request.ray is not None or request.device == "cpu"
+        planned = request.plan is not None or (self.job_folder / "plan.json").exists()
+        if elsewhere or planned or not gpu_in_sight() or not (count := how_many()):
+            return
+        self.helpers = self._stack.enter_context(Helpers(count))
+        self.early = self.helpers.looks(self._view(info), self.watch)
 
     def _own_plan(self) -> bytes | None:
         """The file of ``--plan`` if it is the job's own, which ``--restart`` deletes."""
@@ -340,10 +360,12 @@ class _Run:
         self.resumable = True
         return plan
 
-    def _looks(self, info: ClipInfo, pack: Pack) -> Looks:
+    def _view(self, info: ClipInfo) -> View:
         tolerant = self.request.policy.on_error == "passthrough"
-        view = View(info, self.settings, self._pack_name, self.request.urls.clip, tolerant)
-        return self.executor.looks(view, pack, self.watch)
+        return View(info, self.settings, self._pack_name, self.request.urls.clip, tolerant)
+
+    def _looks(self, info: ClipInfo, pack: Pack) -> Looks:
+        return self.early or self.executor.looks(self._view(info), pack, self.watch)
 
     def _plan(
         self, info: ClipInfo, looks: Looks, networks: Networks, job: Job, reference: F32 | None

@@ -23,8 +23,8 @@ from typing import cast
 import cv2
 import numpy as np
 
-from .flow import agreement, follow, optical_flow
-from .records import F32, NEIGHBOURS, U8, Crops
+from .flow import Box, agreement, follow, optical_flow
+from .records import F32, NEIGHBOURS, Crops
 from .rows import between
 from .spread import spread
 
@@ -60,28 +60,35 @@ def steady(crops: Crops, sigma: float, start: int, stop: int) -> Crops:
         return inside
     assert crops.swapped is not None and crops.masks is not None
     a, b = (int(v) for v in np.searchsorted(crops.frames, (start, stop)))
-    look, far = _Target(crops.images), reach(sigma)
-    masks, swapped = crops.masks[a:b].copy(), crops.swapped[a:b].copy()
+    look, far = _Rows(crops), reach(sigma)
+    masks, swapped = crops.masks[a:b].copy(), np.clip(crops.swapped[a:b], 0, 255)
 
     def around(row: int) -> list[int]:
         return [int(i) for i in np.flatnonzero(np.abs(crops.frames - crops.frames[row]) <= far)]
 
     def average(row: int) -> None:
-        assert crops.swapped is not None and crops.masks is not None
-        change = crops.swapped[row] - look.light(row)
-        mask = crops.masks[row].copy()
+        assert crops.masks is not None
+        # Never much beyond the frame's own: what is in front of a face, or beyond the crop, stays out.
+        most = cast(F32, cv2.dilate(crops.masks[row], np.ones((5, 5))))
+        if not most.any():
+            masks[row - a] = 0
+            return
+        box = _box(most)
+        light = look.light(row)[box]
+        mine = look.change(row)[box]
+        change, mask = mine[..., :3].copy(), mine[..., 3].copy()
         total = np.ones(mask.shape, np.float32)
         for other in (i for i in around(row) if i != row):
             away = int(crops.frames[other] - crops.frames[row])
-            trust = look.trust(row, other) * np.float32(np.exp(-0.5 * (away / sigma) ** 2))
-            there = np.dstack([crops.swapped[other] - look.light(other), crops.masks[other]])
-            moved = follow(there, look.flow(row, other))
-            change += moved[..., :3] * trust[..., None]
-            mask += moved[..., 3] * trust
+            trust = look.trust(row, other, box) * np.float32(np.exp(-0.5 * (away / sigma) ** 2))
+            moved = follow(look.change(other), look.flow(row, other), box)
+            moved *= trust[..., None]
+            change += moved[..., :3]
+            mask += moved[..., 3]
             total += trust
-        swapped[row - a] = np.clip(look.light(row) + change / total[..., None], 0, 255)
-        # Never much beyond the frame's own: what is in front of a face, or beyond the crop, stays out.
-        masks[row - a] = np.minimum(mask / total, cv2.dilate(crops.masks[row], np.ones((5, 5))))
+        swapped[row - a][box] = np.clip(light + change / total[..., None], 0, 255)
+        masks[row - a] = 0
+        masks[row - a][box] = np.minimum(mask / total, most[box])
 
     for first in range(a, b, AT_ONCE):
         rows = range(first, min(first + AT_ONCE, b))
@@ -92,53 +99,77 @@ def steady(crops: Crops, sigma: float, start: int, stop: int) -> Crops:
     return replace(inside, masks=masks, swapped=swapped)
 
 
-class _Target:
-    """What the target's crops (N, S, S, 3) say of each other, each found out once."""
+def _box(mask: F32) -> Box:
+    """The rectangle of a mask, and around it what a blur by ``GRAIN`` reaches."""
+    unit = len(mask) / 256
+    sides = []
+    for axis in (1, 0):
+        there = np.flatnonzero(mask.any(axis))
+        sides.append(slice(max(int(there[0] - 8 * unit), 0), int(there[-1] + 8 * unit) + 1))
+    return sides[0], sides[1]
 
-    def __init__(self, images: U8) -> None:
-        self._images = images
+
+class _Rows:
+    """What crops say of themselves and of each other, each found out once."""
+
+    def __init__(self, crops: Crops) -> None:
+        self._crops = crops
         self._flows: dict[tuple[int, int], F32] = {}
         self._light: dict[int, F32] = {}
+        self._change: dict[int, F32] = {}
+        self._whole: dict[int, F32] = {}
 
     def look(self, pairs: set[tuple[int, int]]) -> None:
         """Find out all that will be asked of these pairs of rows, so that several may ask at once."""
         rows = sorted({row for pair in pairs for row in pair} - self._light.keys())
-        lights = spread(lambda row: _blur(self._images[row], LIGHT), rows)
-        self._light |= dict(zip(rows, lights, strict=True))
+        for row, (whole, light, change) in zip(rows, spread(self._alone, rows), strict=True):
+            self._whole[row], self._light[row], self._change[row] = whole, light, change
         both = pairs | {(second, first) for first, second in pairs}
         new = sorted({(i, j) for i, j in both if i != j} - self._flows.keys())
-        flows = spread(lambda pair: optical_flow(*(self._images[row] for row in pair)), new)
+        images = self._crops.images
+        flows = spread(lambda pair: optical_flow(*(images[row] for row in pair)), new)
         self._flows |= dict(zip(new, flows, strict=True))
 
+    def _alone(self, row: int) -> tuple[F32, F32, F32]:
+        """The target (S, S, 3) as float32, its light, and what the swap changes of that, (S, S, 4) with the
+        mask."""
+        swapped, masks = self._crops.swapped, self._crops.masks
+        assert swapped is not None and masks is not None
+        whole = self._crops.images[row].astype(np.float32)
+        light = _blur(whole, LIGHT)
+        return whole, light, np.dstack([swapped[row] - light, masks[row]])
+
     def light(self, row: int) -> F32:
-        """Its coarse part, (S, S, 3)."""
+        """The coarse part of a target, (S, S, 3)."""
         return self._light[row]
+
+    def change(self, row: int) -> F32:
+        """Swapped, less the target's light, and the mask: (S, S, 4)."""
+        return self._change[row]
 
     def flow(self, first: int, second: int) -> F32:
         """From one row to another, (S, S, 2)."""
         return self._flows[first, second]
 
-    def trust(self, row: int, other: int) -> F32:
-        """How far each pixel of a row is the same point of the same face in another, (S, S) in [0, 1]."""
-        there = follow(self._images[other], self.flow(row, other))
-        apart = _blur(there - self._images[row].astype(np.float32), GRAIN)
+    def trust(self, row: int, other: int, box: Box) -> F32:
+        """How far each pixel of a row's box is the same point of the same face in another, in [0, 1]."""
+        apart = follow(self._whole[other], self.flow(row, other), box)
+        apart -= self._whole[row][box]
+        apart = _blur(apart, GRAIN, len(self._whole[row]))
         apart *= apart
         most = np.maximum(np.maximum(apart[..., 0], apart[..., 1]), apart[..., 2])
         unlike = np.exp(most * np.float32(-1 / LOOKS_SAME**2))
-        return agreement(self.flow(row, other), self.flow(other, row)) * cast(F32, unlike)
+        return agreement(self.flow(row, other), self.flow(other, row), box) * cast(F32, unlike)
 
     def forget(self, row: int) -> None:
         """Let go of what is known of rows up to this one."""
         self._flows = {k: v for k, v in self._flows.items() if min(k) > row}
-        self._light = {k: v for k, v in self._light.items() if k > row}
+        for known in (self._light, self._change, self._whole):
+            for old in [k for k in known if k <= row]:
+                del known[old]
 
 
-def _blur(picture: U8 | F32, sigma: float) -> F32:
-    """By ``sigma`` pixels of a 256 crop, float32."""
-    width = sigma * len(picture) / 256
-    return cast(
-        F32,
-        cv2.GaussianBlur(
-            picture.astype(np.float32, copy=False), (0, 0), width, borderType=cv2.BORDER_REPLICATE
-        ),
-    )
+def _blur(picture: F32, sigma: float, size: int | None = None) -> F32:
+    """By ``sigma`` pixels of a 256 crop; ``size`` is that of the crop this is part of (None: all of it)."""
+    width = sigma * (size or len(picture)) / 256
+    return cast(F32, cv2.GaussianBlur(picture, (0, 0), width, borderType=cv2.BORDER_REPLICATE))

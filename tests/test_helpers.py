@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 from ldvid.configs import load_settings
 from ldvid.errors import FaceError, InputError, JobError
+from ldvid.pipeline import executor as executor_module
 from ldvid.pipeline import helper_tasks
+from ldvid.pipeline import helpers as helpers_module
 from ldvid.pipeline.executor import LocalExecutor
 from ldvid.pipeline.failure import Policy
 from ldvid.pipeline.helpers import Far, Helpers, how_many
@@ -44,28 +46,63 @@ def helpers() -> Iterator[Helpers]:
 
 @contextlib.contextmanager
 def executor(count: int) -> Iterator[LocalExecutor]:
-    with LocalExecutor(Policy(retries=1), count) as made:
+    with LocalExecutor(Policy(retries=1), Helpers(count) if count else None) as made:
         yield made
 
 
 def request(clip: Path, source: Path, output: Path) -> SwapRequest:
     settings = load_settings(
-        "cpu", overrides={"steps": 1, "guidance": (), "keyframe_interval": 8, "segment_frames": 8}
-    )
-    return SwapRequest(clip=clip, source=source, settings=settings, output=output, end=2.0)
+        "cpu",
+        overrides={
+            "steps": 1, "guidance": (), "keyframe_interval": 4, "segment_frames": 4, "dtype": "float32",
+        },
+    )  # fmt: skip
+    return SwapRequest(clip=clip, source=source, settings=settings, output=output, end=0.6)
 
 
-def test_helpers_change_no_byte(example_clip: Path, example_face: Path, tmp_path: Path) -> None:
-    made = {}
-    for count in (0, 2):
-        with executor(count) as local:
-            summary = swap_clip(
-                request(example_clip, example_face, tmp_path / f"{count}.mp4"), executor=local
-            )
-        assert (summary.frames_swapped, summary.segments) == (24, 3)
-        assert {"detect", "decode", "align", "paste", "encode"} <= summary.seconds.keys()
-        made[count] = summary.output.read_bytes()
-    assert made[0] == made[2]
+@pytest.fixture(scope="module")
+def without(example_clip: Path, example_face: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What a swap without helpers gives."""
+    output = tmp_path_factory.mktemp("plain") / "out.mp4"
+    return swap_clip(request(example_clip, example_face, output)).output.read_bytes()
+
+
+def test_helpers_change_no_byte(
+    without: bytes, example_clip: Path, example_face: Path, tmp_path: Path
+) -> None:
+    with executor(2) as local:
+        summary = swap_clip(request(example_clip, example_face, tmp_path / "out.mp4"), executor=local)
+    assert (summary.frames_swapped, summary.segments) == (8, 2)
+    assert {"detect", "decode", "align", "paste", "encode"} <= summary.seconds.keys()
+    assert summary.output.read_bytes() == without
+
+
+@pytest.mark.parametrize("usable", [True, False])
+def test_the_clip_is_looked_at_while_torch_is_imported(
+    usable: bool,
+    without: bytes,
+    example_clip: Path,
+    example_face: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where there seems to be a GPU. If torch can't use it, all goes on as on a CPU."""
+    asked: list[View] = []
+    looks = Helpers.looks
+
+    def watched(self: Helpers, view: View, watch: Stopwatch) -> object:
+        asked.append(view)
+        return looks(self, view, watch)
+
+    monkeypatch.setattr(helpers_module, "gpu_in_sight", lambda: True)
+    monkeypatch.setattr(helpers_module, "how_many", lambda: 2)
+    monkeypatch.setattr(Helpers, "looks", watched)
+    if usable:
+        monkeypatch.setattr(executor_module, "compute_device", lambda *_: ("a GPU", None))
+    summary = swap_clip(request(example_clip, example_face, tmp_path / "early.mp4"))
+    assert len(asked) == 1 and asked[0].info.path == example_clip
+    assert summary.device == ("a GPU" if usable else "cpu")
+    assert summary.output.read_bytes() == without
 
 
 def test_what_can_be_refused_is_refused_while_others_look(

@@ -6,7 +6,10 @@ torch's side runs here on a processor, as nothing in it asks where it runs; what
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import cv2
@@ -27,7 +30,7 @@ from ldvid.stages.swap.device_start import DeviceStart
 from ldvid.stages.swap.features import feature_points
 from ldvid.stages.swap.networks import Networks
 from ldvid.stages.swap.pack import Pack
-from ldvid.stages.swap.recorded import MOST, Recorder
+from ldvid.stages.swap.recorded import MOST, Quiet, Recorder
 from ldvid.stages.swap.stage import SwapStage
 from ldvid.stages.swap.start import SourceStart
 from ldvid.stages.swap.terms import Identity
@@ -396,3 +399,28 @@ def test_a_recorded_swap_is_the_swap(
         np.testing.assert_array_equal(swapped[0], other)  # type: ignore[arg-type]
     away = np.abs(np.asarray(swapped[0]) - np.asarray(swapped[3]))
     assert away.mean() < 2, away.mean()
+
+
+def test_nobody_else_is_at_work_while_something_is_recorded() -> None:
+    quiet = Quiet()
+    events: list[str] = []
+    ready = threading.Event()
+
+    def record() -> None:
+        ready.wait()
+        with quiet.alone():
+            events.append("begin")
+            time.sleep(0.05)
+            events.append("end")
+
+    def use() -> None:
+        for _ in range(40):
+            with quiet.use():
+                events.append("use")
+                time.sleep(0.002)
+            ready.set()
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(record), *(threads.submit(use) for _ in range(3))]:
+            done.result()
+    assert events[events.index("begin") + 1] == "end" and events.count("use") == 120

@@ -75,3 +75,46 @@ def test_the_setting_is_put_back() -> None:
         assert torch.is_deterministic_algorithms_warn_only_enabled()
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_sums_of_a_whole_view_and_what_is_not_finite() -> None:
+    """A view as large as the real one, gradients as small and as large as there are, and a NaN."""
+    random = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 256, 256, generator=random, requires_grad=True)
+    theta = torch.tensor([[0.6, 0.2, 0.1], [-0.2, 0.6, 0.0]]).expand(2, 2, 3)
+    grid = F.affine_grid(theta, [2, 3, 112, 112], align_corners=False)
+    for size in (1e-30, 1e-9, 1.0, 1e9):
+        weight = torch.randn(2, 3, 112, 112, generator=random) * size
+        ours, theirs = (
+            torch.autograd.grad((f(image, grid) * weight).sum(), image)[0]
+            for f in (
+                sample_bilinear,
+                lambda x, g: F.grid_sample(x, g, "bilinear", "border", align_corners=False),
+            )
+        )
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6 * size)
+    weight[1, 0, 5, 5] = torch.nan
+    (gradient,) = torch.autograd.grad((sample_bilinear(image, grid) * weight).sum(), image)
+    assert gradient[0].isfinite().all() and gradient[1].isnan().all()
+    none = torch.autograd.grad((sample_bilinear(image, grid) * 0).sum(), image)[0]
+    assert torch.equal(none, torch.zeros_like(none))
+
+
+def test_strictness_is_put_back_whoever_ends_first() -> None:
+    def state() -> tuple[bool, bool]:
+        return (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
+
+    before = state()
+    with repeatable():
+        assert state() == (True, True)
+        with repeatable(strict=True):
+            assert state() == (True, False)
+            with repeatable():
+                assert state() == (True, False)
+        assert state() == (True, True)
+    with repeatable(strict=True):
+        assert state() == (True, False)
+    assert state() == before

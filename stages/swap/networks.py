@@ -208,9 +208,11 @@ class Networks:
     def beside(self) -> Iterator[None]:
         """Inside, a GPU computes beside what it is doing for other threads, not behind it.
 
-        What is used must be made inside, and what is made, copied to the processor inside.
+        What is used must be made inside, and what is made, copied to the processor inside. Nothing is
+        recorded meanwhile.
         """
-        with contextlib.nullcontext() if self._beside is None else torch.cuda.stream(self._beside):
+        stream = contextlib.nullcontext() if self._beside is None else torch.cuda.stream(self._beside)
+        with self.recorder.quiet.use(), stream:
             yield
 
     def embed_aligned(self, image: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ short clip loses nothing.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,41 @@ class _Recording:
     constants: list[Tensor]  # kept alive: the graph knows their addresses only
 
 
+class Quiet:
+    """Who uses the GPU beside the thread that records, and who wants nobody to: some of what the others call
+    (a solver's library, say) fails while anything is being recorded."""
+
+    def __init__(self) -> None:
+        self._change = threading.Condition()
+        self._users, self._wanted = 0, 0
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[None]:
+        """Inside, nothing is recorded."""
+        with self._change:
+            self._change.wait_for(lambda: not self._wanted)
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._users -= 1
+                self._change.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, nobody else uses the GPU; they wait."""
+        with self._change:
+            self._wanted += 1  # no more may begin
+            self._change.wait_for(lambda: not self._users)
+        try:
+            yield
+        finally:
+            with self._change:
+                self._wanted -= 1
+                self._change.notify_all()
+
+
 class Recorder:
     """Runs work, from the third time on by replaying it. On a CPU it just runs it.
 
@@ -41,7 +77,7 @@ class Recorder:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._guard = device, threading.Lock()
+        self._device, self._guard, self.quiet = device, threading.Lock(), Quiet()
         self._met: OrderedDict[Hashable, None] = OrderedDict()
         self._recordings: OrderedDict[Hashable, _Recording] = OrderedDict()
         self._refused: set[Hashable] = set()
@@ -96,8 +132,8 @@ class Recorder:
         graph: Any = torch.cuda.CUDAGraph()
         try:
             own = {name: value.clone() for name, value in inputs.items()}
-            # Only this thread is held to the rules of recording: others may use the GPU meanwhile.
-            with listed() as constants, torch.cuda.graph(graph, pool, stream, "thread_local"):
+            recording = torch.cuda.graph(graph, pool, stream, "thread_local")
+            with self.quiet.alone(), listed() as constants, recording:
                 outputs = work(own)
         except RuntimeError:
             self._refused.add(key)

@@ -13,42 +13,48 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own custom
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .constants import constant
 
 _guard = threading.Lock()
-_depth = 0
+_depth = {False: 0, True: 0}  # of ``repeatable`` and of ``strict``
 _before = (False, False, True)
 
 
 @contextlib.contextmanager
-def repeatable() -> Iterator[None]:
+def repeatable(*, strict: bool = False) -> Iterator[None]:
     """Inside, results depend on their inputs alone (on a CPU: and on the number of threads).
 
-    An operation that has no such variant, in a user's guidance term, still runs, and torch warns of it.
-    On a CPU what we evaluate is repeatable anyway; the gradient of a term that picks pixels by index isn't.
+    An operation that has no such variant, in a user's guidance term, still runs, and torch warns of it;
+    unless ``strict``: then it is an error. The gradient of attention has one, which torch takes if ``strict``
+    only. On a CPU what we evaluate is repeatable anyway; the gradient of a term that picks pixels by index
+    isn't.
     """
-    global _depth, _before
+    global _before
     memory: Any = torch.utils.deterministic
     # torch's switch is the whole process's, and threads come and go in any order: the last one puts it back.
     with _guard:
-        _depth += 1
-        if _depth == 1:
+        if not any(_depth.values()):
             _before = (
                 torch.are_deterministic_algorithms_enabled(),
                 torch.is_deterministic_algorithms_warn_only_enabled(),
                 memory.fill_uninitialized_memory,
             )
-            torch.use_deterministic_algorithms(True, warn_only=True)
             memory.fill_uninitialized_memory = False
+        _depth[strict] += 1
+        torch.use_deterministic_algorithms(True, warn_only=not _depth[True])
     try:
         yield
     finally:
         with _guard:
-            _depth -= 1
-            if _depth == 0:
+            _depth[strict] -= 1
+            if any(_depth.values()):
+                torch.use_deterministic_algorithms(True, warn_only=not _depth[True])
+            else:
                 torch.use_deterministic_algorithms(_before[0], warn_only=_before[1])
                 memory.fill_uninitialized_memory = _before[2]
 
@@ -73,15 +79,48 @@ def sample_bilinear(image: Tensor, grid: Tensor) -> Tensor:
     ``image`` (B, C, H, W), ``grid`` (B, h, w, 2) in [−1, 1], x first; gives (B, C, h, w). The gradient
     is with respect to the picture alone.
     """
-    size = constant([image.shape[3], image.shape[2]], grid)
-    at = (((grid.detach() + 1) * size - 1) / 2).clamp(min=0).minimum(size - 1)
+    sampled: Tensor = _Sampling.apply(image, grid.detach())
+    return sampled
+
+
+class _Sampling(torch.autograd.Function):
+    """The gradient adds up whole numbers, for which order does not matter, pixel after pixel: sorted by the
+    pixel they belong to, what each gets is the difference of two running sums."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, grid: Tensor) -> Tensor:
+        ctx.save_for_backward(grid)
+        ctx.size = image.shape[2:]
+        return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (grid,) = ctx.saved_tensors
+        height, width = ctx.size
+        pixel, share = _corners(grid.flatten(1, 2), height, width)  # (B, 4 · h · w)
+        pixel, order = pixel.sort(dim=1, stable=True)
+        ends = torch.arange(height * width + 1, dtype=pixel.dtype, device=pixel.device)
+        ends = torch.searchsorted(pixel, ends.expand(len(pixel), -1).contiguous())
+        parts = gradient.flatten(2).repeat(1, 1, 4) * share[:, None]
+        parts = parts.double().gather(2, order[:, None].expand_as(parts))
+        most = parts.abs().amax((1, 2), keepdim=True)
+        # As large as running sums allow.
+        unit = most / 2.0 ** (62 - parts.shape[2].bit_length())
+        whole = (parts / torch.where(unit > 0, unit, 1)).round().long()
+        sums = F.pad(whole.cumsum(2), (1, 0)).gather(2, ends[:, None].expand(-1, parts.shape[1], -1))
+        summed = sums.diff(dim=2).double() * unit + most * 0  # what isn't finite stays so
+        return summed.to(gradient.dtype).view(*gradient.shape[:2], height, width), None
+
+
+def _corners(grid: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """(B, N, 2) in [−1, 1] → the four pixels about each point as numbers y · W + x, and their shares, both
+    (B, 4 · N)."""
+    size = constant([width, height], grid)
+    at = (((grid + 1) * size - 1) / 2).clamp(min=0).minimum(size - 1)
     low = at.floor()
-    share = (at - low)[..., None]  # (B, h, w, 2, 1)
-    x0, y0 = low.long().unbind(-1)
-    x1, y1 = (x0 + 1).clamp(max=image.shape[3] - 1), (y0 + 1).clamp(max=image.shape[2] - 1)
-    row = torch.arange(len(image), device=image.device)[:, None, None]
-    pixels = image.permute(0, 2, 3, 1)  # indexing adds up its gradient in a fixed order
-    dx, dy = share[..., 0, :], share[..., 1, :]
-    top = pixels[row, y0, x0] * (1 - dx) + pixels[row, y0, x1] * dx
-    bottom = pixels[row, y1, x0] * (1 - dx) + pixels[row, y1, x1] * dx
-    return (top * (1 - dy) + bottom * dy).permute(0, 3, 1, 2)
+    (dx, dy), (x0, y0) = (at - low).unbind(-1), low.int().unbind(-1)
+    x1, y1 = (x0 + 1).clamp(max=width - 1), (y0 + 1).clamp(max=height - 1)
+    pixels = [y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1]
+    shares = [(1 - dx) * (1 - dy), dx * (1 - dy), (1 - dx) * dy, dx * dy]
+    return torch.cat(pixels, 1), torch.cat(shares, 1)

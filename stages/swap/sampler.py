@@ -7,6 +7,7 @@ slips, and what we chose: ``docs/method.md``.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -17,7 +18,9 @@ from torch import Tensor
 from .blend import at_level, blend
 from .guidance import Context, Scheduled, check_finite, guidance_loss
 from .noise import latent_noise
+from .repeatable import repeatable
 from .schedule import timesteps
+from .vq import VQAutoencoder
 
 StepCallback = Callable[[int, Tensor], None]
 
@@ -188,6 +191,26 @@ def guided_swap(
     Raises:
         SettingsError: a term's loss or gradient can't be used.
     """
+    # Attention that a gradient passes through; what a user's own term does may have no repeatable variant.
+    strict = (
+        z0.is_cuda
+        and (sampling.gradient == "full" or isinstance(context.networks.autoencoder, VQAutoencoder))
+        and all(s.file is None for s in terms)
+    )
+    with repeatable(strict=True) if strict else contextlib.nullcontext():
+        return _loop(context, z0, start, m, terms, sampling, callback)
+
+
+def _loop(
+    context: Context,
+    z0: Tensor,
+    start: Tensor,
+    m: Tensor,
+    terms: Sequence[Scheduled],
+    sampling: Sampling,
+    callback: StepCallback | None,
+) -> Tensor:
+    """As ``guided_swap``."""
     key = {"seed": context.seed, "track": context.track}
     shape = tuple(z0.shape[1:])
     noise = latent_noise(shape, z0.device, purpose="start", **key)[None].to(z0)

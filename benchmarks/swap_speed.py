@@ -167,11 +167,11 @@ def main() -> None:
     for row in rows():
         done.append(row)
         console.print(f"{row.name}: {row.milliseconds:.2f} ms a step and frame, first run {row.first:.1f} s")
+        if options.json:  # after each: hours on a GPU should not be lost with the last row
+            report = {"device": device_name(device), "torch": torch.__version__, "small": options.small}
+            report |= {"seconds": time.perf_counter() - began, "rows": [asdict(r) for r in done]}
+            options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     console.print(show(done, device_name(device)))
-    if options.json:
-        report = {"device": device_name(device), "torch": torch.__version__, "small": options.small}
-        report |= {"seconds": time.perf_counter() - began, "rows": [asdict(r) for r in done]}
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from .work import View, Work
 
 Result = TypeVar("Result")
 _PIECE = 48  # frames a helper looks at before it is asked again
+_AHEAD = 4  # pieces asked for a helper: nobody takes any while torch is imported and networks are loaded
 FEWEST_CORES = 4  # with fewer, helpers would only take turns with what they help
 MOST, THREADS = 16, 2
 
@@ -127,7 +128,7 @@ class Helpers:
 
     def looks(self, view: View, watch: Stopwatch) -> Pieces[Asked[Found]]:
         """Looks at all frames of the clip in order; their seconds go to ``watch``."""
-        return Pieces(view, watch, self, _PIECE, self.count + 2)
+        return Pieces(view, watch, self, _PIECE, _AHEAD * self.count)
 
     def ask(self, view: View, start: int, stop: int) -> Asked[Found]:
         """Have a piece of a clip looked at."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import torch
 from ldvid.commands.common import parse_size
 from ldvid.configs import load_settings
 from ldvid.errors import InputError, SettingsError
-from ldvid.pipeline.device import DRIVER_BYTES, cpu_threads, limit_gpu_memory
+from ldvid.pipeline.device import DRIVER_BYTES, HAND_OVER, cpu_threads, limit_gpu_memory
 from ldvid.pipeline.local import run_segments
 from ldvid.pipeline.look import Look, _groups
 from ldvid.stages.mask import MaskStage
@@ -51,12 +52,16 @@ def test_a_gpu_gives_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> Non
         limit_gpu_memory(DRIVER_BYTES)
 
 
-def test_opencv_gets_its_threads_back() -> None:
-    before = cv2.getNumThreads()
+def test_opencv_gets_its_threads_back_and_python_its_patience() -> None:
+    before = cv2.getNumThreads(), sys.getswitchinterval()
     for threads in (None, 1):
         with cpu_threads(threads):
             assert cv2.getNumThreads() == 1
-        assert cv2.getNumThreads() == before
+            assert sys.getswitchinterval() == pytest.approx(HAND_OVER, rel=0.01)
+            with cpu_threads(None):
+                pass
+            assert sys.getswitchinterval() == pytest.approx(HAND_OVER, rel=0.01)
+        assert (cv2.getNumThreads(), sys.getswitchinterval()) == before
 
 
 def test_torch_is_repeatable_until_the_last_thread_leaves() -> None:

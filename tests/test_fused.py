@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from ldvid.stages.swap import fused
 from ldvid.stages.swap.compiled import CACHE, CompiledFor, plain
 from ldvid.stages.swap.face_parser import FaceParser, resized
+from ldvid.stages.swap.filters import enlarged
 from ldvid.stages.swap.fused import (
     NearestCodes,
     PaddedConv,
@@ -106,6 +107,18 @@ def test_the_parser_gives_the_first_of_three_heads() -> None:
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(parser(x), BiSeNet.forward(parser, x)[0])
     same(prepared(copy.deepcopy(parser)), parser, x)
+    other = copy.deepcopy(parser)
+    other.separable = True
+    same(other, parser, torch.randn(2, 3, 96, 64).to(memory_format=torch.channels_last))
+
+
+@given(seed=st.integers(0, 999), size=st.tuples(st.integers(1, 9), st.integers(1, 9)), more=st.integers(0, 9))
+def test_pictures_enlarged(seed: int, size: tuple[int, int], more: int) -> None:
+    """As torch does it, and its gradient."""
+    torch.manual_seed(seed)
+    wide = (size[0] * 2 + more, size[1] + more)
+    theirs = partial(F.interpolate, size=wide, mode="bilinear", align_corners=False)
+    same(lambda x: enlarged(x, *wide), theirs, torch.randn(2, 3, *size))
 
 
 def test_whole_networks(monkeypatch: pytest.MonkeyPatch) -> None:

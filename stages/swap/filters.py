@@ -73,6 +73,16 @@ def filtered(
     return matrix("rows", rows) @ x @ matrix("columns", columns).T
 
 
+def enlarged(x: Tensor, height: int, width: int) -> Tensor:
+    """Every plane of (…, h, w) enlarged, as ``F.interpolate`` does it (bilinear, ``align_corners=False``).
+
+    The gradient of that, made repeatable, sorts pixels on a GPU and takes many times as long.
+    """
+    h, w = x.shape[-2:]
+    key = ("linear", h, w, height, width)
+    return filtered(x, key, lambda: linear_matrix(h, height), lambda: linear_matrix(w, width))
+
+
 def gaussian(x: Tensor, sigma: float, border: Border = "reflect") -> Tensor:
     """Every plane of (…, H, W), blurred by ``sigma`` pixels."""
     height, width = x.shape[-2:]

@@ -22,6 +22,8 @@ from ..records import F32, U8
 from .autoencoder import TinyAutoencoder
 from .compiled import compile_networks, plain
 from .constants import constant
+from .face_parser import FaceParser
+from .filters import enlarged
 from .identity_unet import IdentityUNet
 from .loaders import load_autoencoder, load_parser, load_unet, naming
 from .manifest import Manifest
@@ -128,6 +130,7 @@ class Networks:
         for net in (autoencoder, unet, parser, identity, preview):
             if net is not None:
                 net.eval().requires_grad_(False)
+        cast(FaceParser, parser).separable = place.type == "cuda"
         s = m.schedule
         made = cls(
             m, place, kind, autoencoder, unet, identity, parser,
@@ -192,9 +195,12 @@ class Networks:
         size = size or p.size
         if image.shape[-1] != size:
             antialias = image.shape[-1] > size
-            image = F.interpolate(
-                image, (size, size), mode="bilinear", align_corners=False, antialias=antialias
-            )
+            if image.is_cuda and not antialias:
+                image = enlarged(image, size, size)
+            else:
+                image = F.interpolate(
+                    image, (size, size), mode="bilinear", align_corners=False, antialias=antialias
+                )
         mean = constant(p.mean, image)[:, None, None]
         std = constant(p.std, image)[:, None, None]
         return cast(Tensor, self.parser(((image - mean) / std).to(self.dtype)).float().softmax(1))

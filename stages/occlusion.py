@@ -8,6 +8,8 @@ Two tests of one crop, added as log odds, so that neither alone decides where th
    stand out by their colour to the pixel. Where the parser sees eyes, brows, nose or lips, which stand out
    by nature, it counts little.
 
+What is thin and dark, as rims and strands are, is found as lines besides (``thin``).
+
 A parser that is sure of face outweighs any colour, so beards and shadows stay face. How the weights were
 chosen, and what other residuals measured (the autoencoder's own reconstruction, the diffusion model's, the
 same face in other frames), is in ``docs/finish.md``. Only the sum of the face classes and the parts every
@@ -25,6 +27,7 @@ import numpy as np
 
 from .colour_match import low_frequencies, skin_weights
 from .records import F32, U8
+from .thin import thin_lines
 
 FEATURES = ("eyes", "brows", "nose", "lips", "mouth")  # parts of a face that differ from its skin by nature
 PARSER, RESIDUAL, ON_FEATURES, PRIOR = 1.0, 0.15, 0.05, 0.5  # of the log odds
@@ -65,7 +68,9 @@ def occluders(image: U8, face: F32, features: F32) -> F32:
     odds += residual * (RESIDUAL + (ON_FEATURES - RESIDUAL) * seen)
     sure = _spread((1 / (1 + np.exp(-odds))).astype(np.float32), REACH * unit)
     ramp = np.clip((sure - RAMP[0]) / (RAMP[1] - RAMP[0]), 0, 1)
-    return cast(F32, (ramp * ramp * (3 - 2 * ramp) * _hull(face, unit)).astype(np.float32))
+    inside = _hull(face, unit)
+    lines = np.minimum(_spread(thin_lines(image, features, inside), REACH * unit), 1)
+    return cast(F32, np.maximum(ramp * ramp * (3 - 2 * ramp) * inside, lines).astype(np.float32))
 
 
 def _hull(face: F32, unit: float) -> F32:

@@ -1,4 +1,4 @@
-"""Recording: what is run, recorded, replayed, refused and let go; a stand-in for a GPU where there is none."""
+"""Recording: what is run, recorded, replayed, refused and let go; a stand-in where there is no GPU."""
 
 from __future__ import annotations
 

@@ -5,13 +5,32 @@ The two heads beside it serve training; each costs a map of every class at the f
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own custom
-from facexlib.parsing.bisenet import BiSeNet
 from torch import Tensor
 
+_ALIAS = "ldvid_facexlib_parsing"
 
-class FaceParser(BiSeNet):  # type: ignore[misc]
+
+def _bisenet() -> Any:
+    """facexlib's class. Its package imports all it has, torchvision's models among it, which takes seconds at
+    every start; so its folder of parsers is imported as a package of its own."""
+    spec = importlib.util.find_spec("facexlib")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("No module named 'facexlib'; pip install facexlib", name="facexlib")
+    parsing = ModuleType(_ALIAS)
+    parsing.__path__ = [f"{place}/parsing" for place in spec.submodule_search_locations]
+    sys.modules.setdefault(_ALIAS, parsing)
+    return importlib.import_module(f"{_ALIAS}.bisenet").BiSeNet
+
+
+class FaceParser(_bisenet()):  # type: ignore[misc]
     """(B, 3, H, W) normalised → logits (B, K, H, W), the same numbers as facexlib's first output.
 
     ``separable`` resizes by matrix products and by repeating: another rounding, but a gradient that adds up

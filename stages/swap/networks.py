@@ -217,8 +217,10 @@ class Networks:
         What is used must be made inside, and what is made, copied to the processor inside. Nothing is
         recorded meanwhile.
         """
-        stream = contextlib.nullcontext() if self._beside is None else torch.cuda.stream(self._beside)
-        with self.recorder.quiet.use(), stream:
+        if self._beside is None:
+            yield
+            return
+        with self.recorder.quiet.use(), torch.cuda.stream(self._beside):
             yield
 
     def embed_aligned(self, image: Tensor) -> Tensor:

@@ -9,12 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from ..errors import FaceError, Interrupted, SettingsError
+from ..errors import Interrupted, SettingsError
 from .assign import (
-    assign,
     check_plan,
     check_sources,
-    explicit,
     given_plan,
     identity_values,
     load_sources,
@@ -27,6 +25,7 @@ from .ledger import Done
 from .mirror import Mirror
 from .placing import Placing, left_by_a_crash, plan_digest
 from .plan import Plan
+from .planning import found_plan, look_early, taken_plan
 from .progress import Listener, Silent, Stopwatch, peak_memory
 from .provenance import container_tags, report_path
 from .request import Summary, SwapRequest
@@ -42,7 +41,7 @@ from .target import (
 from .work import Rendering, View, Work, compiled_for, term_files
 
 if TYPE_CHECKING:
-    from ..stages.records import F32, ClipInfo, SourceFace
+    from ..stages.records import ClipInfo, SourceFace
     from ..stages.swap.networks import Networks
     from ..stages.swap.pack import Pack
     from .executor import Executor, Looks
@@ -172,7 +171,10 @@ class _Run:
         check_container(self.output, options.codec if info.kind == "video" else None)
         pack = open_pack(self._pack_name)
         pack.manifest.check(settings.conditioning)
-        self._look_early(info)
+        if self._given is None:
+            begun = look_early(self._view(info), request, self.job_folder, self.watch, self._stack)
+            if begun is not None:
+                self.helpers, self.early = begun
         device, threads = self.executor.device(request.device, request.threads)
         if device == "cpu" and self.helpers is not None:  # torch can't use what seemed to be a GPU
             self.helpers.close()
@@ -205,18 +207,6 @@ class _Run:
             who=identity_values(request),
         )
         return info, pack, identity
-
-    def _look_early(self, info: ClipInfo) -> None:
-        """Where there is likely to be a GPU, helpers look at the clip while torch is imported."""
-        from .helpers import Helpers, gpu_in_sight, how_many
-
-        request = self.request
-        elsewhere = self._given is not None or request.ray is not None or request.device == "cpu"
-        planned = request.plan is not None or (self.job_folder / "plan.json").exists()
-        if elsewhere or planned or not gpu_in_sight() or not (count := how_many()):
-            return
-        self.helpers = self._stack.enter_context(Helpers(count))
-        self.early = self.helpers.looks(self._view(info), self.watch)
 
     def _own_plan(self) -> bytes | None:
         """The file of ``--plan`` if it is the job's own, which ``--restart`` deletes."""
@@ -300,21 +290,27 @@ class _Run:
         with contextlib.ExitStack() as until_planned:
             looks: Looks | None = None
             if plan is None and self.given is None:
-                looks = until_planned.enter_context(contextlib.closing(self._looks(info, pack)))
+                looks = self.early or self.executor.looks(self._view(info), pack, self.watch)
+                until_planned.enter_context(contextlib.closing(looks))
             with self.watch.time("load"):
                 networks = self.executor.networks(pack, self.request.device, *kind)
                 detector = open_detector(pack, self.settings.detector_threshold)
                 sources, reference, messages = load_sources(self.request, pack, detector, networks.embed)
             for message in messages:
                 self._warn(message)
-            if self.given is not None:
-                plan = self._planned(self.given, job, reference)
-            elif looks is not None:
-                plan = self._plan(info, looks, networks, job, reference)
-            else:
-                assert plan is not None
+            if plan is not None:
                 self.listener.log(f"going on with the job in {self.job_folder}")
-                plan = replace(plan, clip=info)
+                return replace(plan, clip=info), networks, sources
+            if looks is None:
+                assert self.given is not None
+                plan = taken_plan(self.given, self.request, reference)
+            else:
+                view, embed = self._view(info), lambda face: networks.embed(face[None])[0]
+                plan = found_plan(view, self.request, looks, embed, reference, self.listener, self.watch)
+                if not plan.sources:
+                    self._warn("no face was found in the clip: the output is a copy of it")
+        plan = job.save_plan(plan)
+        self.resumable = True
         return plan, networks, sources
 
     def _summary(
@@ -346,47 +342,9 @@ class _Run:
         self.listener.log(f"{self.output} is complete already")
         return self._summary(placing.facts, placing.facts["segments"], job.identity.device or "")
 
-    def _planned(self, plan: Plan, job: Job, reference: F32 | None) -> Plan:
-        """The plan of ``--plan`` in place of the job's own."""
-        if explicit(self.request):
-            plan = assign(plan, self.request, reference)
-        check_plan(plan, self.request.wanted, str(self.request.plan))
-        if not plan.sources and not self.request.allow_no_face:
-            raise FaceError(
-                f"--plan {self.request.plan}: no track in it has a source; give one a number instead of "
-                "null, or say whom with --source FACE@PERSON"
-            )
-        plan = job.save_plan(plan)
-        self.resumable = True
-        return plan
-
     def _view(self, info: ClipInfo) -> View:
         tolerant = self.request.policy.on_error == "passthrough"
         return View(info, self.settings, self._pack_name, self.request.urls.clip, tolerant)
-
-    def _looks(self, info: ClipInfo, pack: Pack) -> Looks:
-        return self.early or self.executor.looks(self._view(info), pack, self.watch)
-
-    def _plan(
-        self, info: ClipInfo, looks: Looks, networks: Networks, job: Job, reference: F32 | None
-    ) -> Plan:
-        from .analyse import analyse
-
-        plan = analyse(
-            info, self.settings, looks, lambda c: networks.embed(c[None])[0], self.listener, self.watch
-        )
-        if not plan.sources:
-            if not self.request.allow_no_face:
-                raise FaceError(
-                    f"{info.path}: no face was found in the clip; give --allow-no-face for a copy of it, or "
-                    f"--set detector_threshold= with less than {self.settings.detector_threshold:g}"
-                )
-            self._warn("no face was found in the clip: the output is a copy of it")
-        elif explicit(self.request):
-            plan = assign(plan, self.request, reference)
-        plan = job.save_plan(plan)
-        self.resumable = True
-        return plan
 
     def _render(
         self, plan: Plan, job: Job, pack: Pack, networks: Networks, sources: tuple[SourceFace, ...]

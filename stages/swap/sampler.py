@@ -169,6 +169,19 @@ def guide(
     return implied_noise(z, clean, alpha_bar), clean
 
 
+def _repeatable(
+    z: Tensor, context: Context, terms: Sequence[Scheduled], sampling: Sampling
+) -> contextlib.AbstractContextManager[None]:
+    """Strictly so on a GPU where a gradient passes through attention, unless a term is the user's own, of
+    which nobody knows whether it can be."""
+    attends = z.is_cuda and (
+        sampling.gradient == "full" or isinstance(context.networks.autoencoder, VQAutoencoder)
+    )
+    if attends and all(s.file is None for s in terms):
+        return repeatable(strict=True)
+    return contextlib.nullcontext()
+
+
 def guided_swap(
     context: Context,
     z0: Tensor,
@@ -191,46 +204,27 @@ def guided_swap(
     Raises:
         SettingsError: a term's loss or gradient can't be used.
     """
-    # Attention that a gradient passes through; what a user's own term does may have no repeatable variant.
-    strict = (
-        z0.is_cuda
-        and (sampling.gradient == "full" or isinstance(context.networks.autoencoder, VQAutoencoder))
-        and all(s.file is None for s in terms)
-    )
-    with repeatable(strict=True) if strict else contextlib.nullcontext():
-        return _loop(context, z0, start, m, terms, sampling, callback)
-
-
-def _loop(
-    context: Context,
-    z0: Tensor,
-    start: Tensor,
-    m: Tensor,
-    terms: Sequence[Scheduled],
-    sampling: Sampling,
-    callback: StepCallback | None,
-) -> Tensor:
-    """As ``guided_swap``."""
-    key = {"seed": context.seed, "track": context.track}
-    shape = tuple(z0.shape[1:])
-    noise = latent_noise(shape, z0.device, purpose="start", **key)[None].to(z0)
-    ts = timesteps(len(context.networks.alpha_bar), sampling.start_level, sampling.steps)
-    levels = [*(context.networks.alpha_bar[t] for t in ts), torch.ones((), device=z0.device)]
-    # Line 4: z_k ~ q(z_k | start), the background being the target's whatever the start.
-    z = blend(at_level(start, noise, levels[0]), at_level(z0, noise, levels[0]), m)
-    for step, t in enumerate(ts):  # line 6: for t from k to 1
-        context.step = step
-        alpha_bar, previous = levels[step], levels[step + 1]
-        progress = step / len(ts)
-        guidance = guidance_gradient(z, t, alpha_bar, context, terms, sampling, progress)  # lines 7–12
-        eps, clean = guide(z, guidance, alpha_bar, m, terms, sampling, progress)  # lines 13–14
-        fresh = None
-        if sampling.eta > 0 and step + 1 < len(ts):
-            fresh = latent_noise(shape, z0.device, purpose="step", step=step, **key)[None].to(z0)
-        foreground = ddim_step(clean, eps, alpha_bar, previous, sampling.eta, fresh)  # line 15
-        level = previous if sampling.background == "previous" else levels[0]
-        background = at_level(z0, noise, level)  # line 16, eq. 2; printed there: level k
-        z = blend(foreground, background, m)  # line 17, eq. 6
-        if callback is not None:
-            callback(step, z)
+    with _repeatable(z0, context, terms, sampling):
+        key = {"seed": context.seed, "track": context.track}
+        shape = tuple(z0.shape[1:])
+        noise = latent_noise(shape, z0.device, purpose="start", **key)[None].to(z0)
+        ts = timesteps(len(context.networks.alpha_bar), sampling.start_level, sampling.steps)
+        levels = [*(context.networks.alpha_bar[t] for t in ts), torch.ones((), device=z0.device)]
+        # Line 4: z_k ~ q(z_k | start), the background being the target's whatever the start.
+        z = blend(at_level(start, noise, levels[0]), at_level(z0, noise, levels[0]), m)
+        for step, t in enumerate(ts):  # line 6: for t from k to 1
+            context.step = step
+            alpha_bar, previous = levels[step], levels[step + 1]
+            progress = step / len(ts)
+            guidance = guidance_gradient(z, t, alpha_bar, context, terms, sampling, progress)  # lines 7–12
+            eps, clean = guide(z, guidance, alpha_bar, m, terms, sampling, progress)  # lines 13–14
+            fresh = None
+            if sampling.eta > 0 and step + 1 < len(ts):
+                fresh = latent_noise(shape, z0.device, purpose="step", step=step, **key)[None].to(z0)
+            foreground = ddim_step(clean, eps, alpha_bar, previous, sampling.eta, fresh)  # line 15
+            level = previous if sampling.background == "previous" else levels[0]
+            background = at_level(z0, noise, level)  # line 16, eq. 2; printed there: level k
+            z = blend(foreground, background, m)  # line 17, eq. 6
+            if callback is not None:
+                callback(step, z)
     return z  # line 18: end for

@@ -32,8 +32,8 @@ import torch
 from exact_path import exact
 from frame_cost import example
 from ldvid.configs import Settings, load_settings, preset_names
+from ldvid.pipeline.ahead import prepare_ahead
 from ldvid.pipeline.device import cpu_threads, limit_gpu_memory
-from ldvid.pipeline.render import prepare_ahead
 from ldvid.stages.align import AlignStage
 from ldvid.stages.detect import open_detector
 from ldvid.stages.mask import MaskStage

@@ -13,10 +13,12 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
-from ..stages.records import Segment
+from ..configs import Settings
+from ..stages.records import Segment, SourceFace
 from ..stages.spread import width
 from ..stages.swap.networks import Networks
 from ..stages.swap.pack import Pack
+from .ahead import warm_up
 from .device import compute_device
 from .failure import Policy
 from .helpers import Far, Helpers, how_many
@@ -57,6 +59,10 @@ class Executor(Protocol):
 
     def looks(self, view: View, pack: Pack, watch: Stopwatch) -> Looks:
         """Looks at all frames of a clip, in order; other processes begin at once."""
+        ...
+
+    def warm_up(self, networks: Networks, settings: Settings, source: SourceFace, watch: Stopwatch) -> None:
+        """Have ``networks`` ready for the first batch, while others look at the clip."""
         ...
 
     def render(
@@ -126,6 +132,12 @@ class LocalExecutor:
             return self._helpers.looks(view, watch)
         end = view.info.frames
         return prefetch(look(view.info, view.settings, pack, 0, end, watch, tolerant=view.tolerant), 4)
+
+    def warm_up(self, networks: Networks, settings: Settings, source: SourceFace, watch: Stopwatch) -> None:
+        """As ``ahead.warm_up``."""
+        if self._helpers is not None:  # else who looks is a thread beside this one
+            with watch.time("warm up"):
+                warm_up(networks, settings, source)
 
     def render(
         self,

@@ -13,7 +13,6 @@ their crops too, the swapper swaps them, and the writer drops them once it has a
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -26,24 +25,11 @@ from ..stages.rows import batches, in_order, join, take
 from ..stages.steady import reach
 from ..stages.swap.networks import Networks
 from ..stages.swap.stage import SwapStage
+from .ahead import prepare_ahead
 from .failure import FATAL
 from .load import Loaded
 from .progress import Stopwatch
 from .work import Work
-
-
-def prepare_ahead(mask: MaskStage, swap: SwapStage, crops: Crops) -> Crops:
-    """The crops' masks and starts, two batches at a time: while one waits for the GPU, the other computes."""
-    if not len(crops):
-        return crops
-
-    def prepared(piece: Crops) -> Crops:
-        # A parse is large, and is made again sooner than memory holds those of a segment.
-        return replace(swap.prepare(mask.process(piece)), parses=None)
-
-    pieces = [take(crops, present) for present, _, _ in batches(crops.frames, mask.settings.batch)]
-    with ThreadPoolExecutor(2, "ldvid-ahead") as both:
-        return join(list(both.map(prepared, pieces)))
 
 
 class Swapper:

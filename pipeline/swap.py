@@ -159,7 +159,6 @@ class _Run:
     def _inputs(self) -> tuple[ClipInfo, Pack, Identity]:
         from ..stages.decode import probe
         from ..stages.encode import EncodeOptions
-        from ..stages.swap.networks import resolve_compile, resolve_dtype
         from ..stages.swap.pack import open_pack
 
         request, settings = self.request, self.settings
@@ -175,6 +174,8 @@ class _Run:
             begun = look_early(self._view(info), request, self.job_folder, self.watch, self._stack)
             if begun is not None:
                 self.helpers, self.early = begun
+        from ..stages.swap.networks import resolve_compile, resolve_dtype  # torch: seconds of it
+
         device, threads = self.executor.device(request.device, request.threads)
         if device == "cpu" and self.helpers is not None:  # torch can't use what seemed to be a GPU
             self.helpers.close()
@@ -305,6 +306,7 @@ class _Run:
                 assert self.given is not None
                 plan = taken_plan(self.given, self.request, reference)
             else:
+                self.executor.warm_up(networks, self.settings, sources[0], self.watch)
                 view, embed = self._view(info), lambda face: networks.embed(face[None])[0]
                 plan = found_plan(view, self.request, looks, embed, reference, self.listener, self.watch)
                 if not plan.sources:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ldvid.configs import Settings, load_settings
 from ldvid.errors import SettingsError
-from ldvid.pipeline.render import prepare_ahead
+from ldvid.pipeline.ahead import prepare_ahead
 from ldvid.stages.colour_match import low_frequencies, match_colour, skin_weights
 from ldvid.stages.mask import MaskStage
 from ldvid.stages.records import F32, Crops, SourceFace

@@ -13,7 +13,8 @@ from typing import Any
 
 import ray
 
-from ...stages.records import Segment
+from ...configs import Settings
+from ...stages.records import Segment, SourceFace
 from ...stages.swap.networks import Networks
 from ...stages.swap.pack import Pack
 from ..device import compute_device
@@ -84,6 +85,9 @@ class RayExecutor:
     def looks(self, view: View, pack: Pack, watch: Stopwatch) -> Looks:
         """Pieces of the clip are looked at all over the cluster."""
         return looks_of(view, watch)
+
+    def warm_up(self, networks: Networks, settings: Settings, source: SourceFace, watch: Stopwatch) -> None:
+        """Nothing: these networks only look, and the cluster's workers are still on their way."""
 
     def render(
         self,

@@ -83,6 +83,11 @@ class Recorder:
         self._refused: set[Hashable] = set()
         self._place: tuple[Any, Any] | None = None  # the pool of memory, the stream to record on
 
+    @property
+    def used(self) -> bool:
+        """Whether anything was run."""
+        return bool(self._met)
+
     def run(self, key: Hashable, work: Work, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """``work(inputs)``; what it returns may be changed, and stays as it is when the next one runs.
 

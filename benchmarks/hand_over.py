@@ -22,7 +22,7 @@ import numpy as np
 from ldvid.stages.align import AlignStage
 from ldvid.stages.decode import open_reader, probe
 from ldvid.stages.detect import open_detector
-from ldvid.stages.mask import soft_mask
+from ldvid.stages.mask_shape import soft_mask
 from ldvid.stages.occlusion import occluders
 from ldvid.stages.oval import face_oval
 from ldvid.stages.records import Crops, Track

@@ -54,7 +54,7 @@ class Bench:
                 for e in seen.key_averages()]  # fmt: skip
         each.sort(reverse=True)
         lines = [f"{sum(t for t, _, _ in each):9.1f} us a step and frame"]
-        lines += [f"{took:9.1f} {count:5d} {key[:160]}" for took, count, key in each[:60]]
+        lines += [f"{took:9.1f} {count:5d} {key[:160]}" for took, count, key in each if took >= 0.5]
         file = self.profile / f"{name.split(',')[0].replace(' ', '-')}.txt"
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -9,7 +9,8 @@ frame at a time, Algorithm 1 as it is printed. Each row below it changes one thi
 runs the sampler that ships. The floor is 1.74 TFLOP, forward and input gradient, at 790 TFLOP/s, the rate an
 H100 was measured to reach in bfloat16. "fast": preset ``fast`` from aligned crops to swapped crops with
 networks of the paper's sizes, the parser of ``starter`` and a small decoder to guide through. "presets": the
-same on the starter pack. Both are timed as a job runs them: masks and starts made a segment ahead.
+same on the starter pack. Both are timed as a job runs them: masks and starts made a segment ahead, masks by
+helpers.
 "memory": preset ``paper`` at the paper's sizes, on a GPU of which less may be used (``--max-memory``).
 
 Every row is measured ``--repeats`` times; the spread is the range of those over their mean. ``--warm`` only
@@ -34,6 +35,7 @@ from frame_cost import example
 from ldvid.configs import Settings, load_settings, preset_names
 from ldvid.pipeline.ahead import prepare_ahead
 from ldvid.pipeline.device import cpu_threads, limit_gpu_memory
+from ldvid.pipeline.helpers import Helpers, how_many
 from ldvid.stages.align import AlignStage
 from ldvid.stages.detect import open_detector
 from ldvid.stages.mask import MaskStage
@@ -74,8 +76,9 @@ def of_preset(name: str, pack: Pack, settings: Settings, bench: Bench, frames: i
     detector = open_detector(pack, settings.detector_threshold)
     source = load_source(SOURCE, pack, detector, net.embed, None)[0]
     crops = crops_of(pack, settings, frames)
-    mask, swap = MaskStage(net, settings), SwapStage(net, settings, source)
-    with cpu_threads(None):
+    swap = SwapStage(net, settings, source)
+    with cpu_threads(None), Helpers(how_many() if bench.device.type == "cuda" else 0) as helpers:
+        mask = MaskStage(net, settings, helpers.draw) if helpers.count else MaskStage(net, settings)
         times, first, memory = bench.timed(lambda: as_a_job(mask, swap, crops, settings.segment_frames))
     each = [1000 * t / frames / settings.steps for t in times]
     mean = float(np.mean(each))

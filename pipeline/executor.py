@@ -154,15 +154,16 @@ class LocalExecutor:
         before = _swapping(watch)
         began = time.perf_counter()
         with contextlib.ExitStack() as stack:
-            far, loaders, writers = None, 1, 1
+            far, draw, loaders, writers = None, None, 1, 1
             if self._helpers is not None:
                 far = partial(Far, self._helpers, stack.enter_context(self._helpers.order(work)), watch)
-                # Loading is the smaller part of the work.
-                loaders = max(1, self._helpers.count // 4)
-                writers = max(1, self._helpers.count - loaders)
+                draw = self._helpers.draw
+                # Writing is most of the work; a fifth each is left for loading and for masks.
+                loaders = max(1, self._helpers.count // 5)
+                writers = max(1, self._helpers.count - 2 * loaders)
             elif networks.device.type == "cuda":  # which swaps faster than one thread encodes
                 writers = min(MOST_WRITERS, max(1, width() // CORES_A_WRITER))
-            renderer = Renderer(work, ledger, networks, listener, watch, self.policy, far)
+            renderer = Renderer(work, ledger, networks, listener, watch, self.policy, far, draw)
             parts = renderer.load, renderer.swap, renderer.write
             prepare = renderer.prepare if networks.device.type == "cuda" else None
             run_segments(segments, *parts, prepare, writers, loaders)

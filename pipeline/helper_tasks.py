@@ -1,5 +1,5 @@
-"""What a helper does (``helpers``), in a process of its own: look at pieces of a clip, load segments, write
-them. No network but the detector is here.
+"""What a helper does (``helpers``), in a process of its own: look at pieces of a clip, load segments, draw
+masks, write segments. No network but the detector is here.
 
 What goes wrong comes back as a value, with the stage and the frame it happened at.
 """
@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..stages.records import Segment
+from ..stages.mask_shape import MaskShape
+from ..stages.records import F32, U8, Segment
 from .load import Loaded, Loader
 from .pieces import look_at
 from .progress import Stopwatch
 from .work import Work
 from .write import Writer, entered
 
-__all__ = ["Outcome", "begin", "load", "look_at", "write"]
+__all__ = ["Outcome", "begin", "draw", "load", "look_at", "write"]
 
 _KEPT = 4  # loaders and writers that stay open
 _parts: OrderedDict[tuple[Path, str], Any] = OrderedDict()
@@ -55,6 +56,11 @@ def begin(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="ldvid-parent", daemon=True).start()
+
+
+def draw(shape: MaskShape, images: U8, landmarks: F32, seen: F32) -> F32:
+    """As ``MaskShape.all``."""
+    return shape.all(images, landmarks, seen)
 
 
 def load(order: Path, segment: Segment) -> Outcome:

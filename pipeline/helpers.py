@@ -1,4 +1,4 @@
-"""Helpers: processes of this machine that decode, detect, align, paste and encode beside a GPU.
+"""Helpers: processes of this machine that decode, detect, align, paste draw masks and encode beside a GPU.
 
 Threads of one process share one interpreter. Where a GPU takes a few milliseconds a frame, all that they do
 between two calls of OpenCV or numpy adds up to more than one interpreter has; it then feeds neither
@@ -21,10 +21,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+
 from ..errors import JobError
-from ..stages.records import Segment
+from ..stages.mask_shape import MaskShape
+from ..stages.records import F32, U8, Segment
 from ..stages.spread import width
 from . import helper_tasks
+from .by_file import place, reducers
 from .load import Loaded
 from .pieces import Found, Pieces
 from .progress import Stopwatch
@@ -32,6 +36,7 @@ from .work import View, Work
 
 Result = TypeVar("Result")
 _PIECE = 48  # frames a helper looks at before it is asked again
+_CROPS = 4  # whose masks a helper draws before it is asked again
 _AHEAD = 4  # pieces asked for a helper: nobody takes any while torch is imported and networks are loaded
 FEWEST_CORES = 4  # with fewer, helpers would only take turns with what they help
 MOST, THREADS = 16, 2
@@ -65,6 +70,8 @@ class Helpers:
         self.count = count
         self._guard, self._alone = threading.Lock(), threading.Lock()
         self._pool: Any = None
+        self._files = contextlib.ExitStack()
+        self._folder: Path | None = None
 
     def __enter__(self) -> Helpers:
         return self
@@ -83,6 +90,7 @@ class Helpers:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True, kill_workers=True)
+        self._files.close()
 
     def run(self, task: Callable[..., Result], *values: Any) -> Result:
         """``task(*values)`` by a helper.
@@ -96,7 +104,7 @@ class Helpers:
         while True:
             with self._guard:
                 if self._pool is None:
-                    self._pool = _pool_of(self.count)
+                    self._pool = self._pool_of(self.count)
                 pool = self._pool
             try:
                 return Asked(pool.submit(task, *values), pool, task, values)
@@ -109,7 +117,7 @@ class Helpers:
         self._drop(asked.pool)
         # Which of those that were at work ended the process can't be told; by itself, it shows.
         with self._alone:
-            single = _pool_of(1)
+            single = self._pool_of(1)
             try:
                 result: Result = single.submit(asked.task, *asked.values).result()
                 return result
@@ -123,6 +131,22 @@ class Helpers:
             if self._pool is broken:
                 self._pool = None
         broken.shutdown(wait=False, kill_workers=True)
+
+    def _pool_of(self, count: int) -> Any:
+        from loky.process_executor import ProcessPoolExecutor
+
+        if self._folder is None:
+            folder = tempfile.TemporaryDirectory(prefix="ldvid-", dir=place())
+            self._folder = Path(self._files.enter_context(folder))
+        # Not one thread each (``spread.width``): few are at work when a clip begins and when it ends.
+        threads = {"OMP_NUM_THREADS": str(THREADS), "OPENBLAS_NUM_THREADS": "1"}
+        return ProcessPoolExecutor(
+            count,
+            initializer=helper_tasks.begin,
+            initargs=(os.getpid(),),
+            env=threads,
+            job_reducers=reducers(self._folder),
+        )
 
     # looks: a ``pieces.Crew``
 
@@ -143,6 +167,12 @@ class Helpers:
         asked.future.cancel()
 
     # parts
+
+    def draw(self, shape: MaskShape, images: U8, landmarks: F32, seen: F32) -> F32:
+        """As ``MaskShape.all``, a few crops to each helper."""
+        parts = [slice(i, i + _CROPS) for i in range(0, len(images), _CROPS)]
+        asked = [self._ask(helper_tasks.draw, shape, images[p], landmarks[p], seen[p]) for p in parts]
+        return np.concatenate([self._answer(each) for each in asked])
 
     @contextlib.contextmanager
     def order(self, work: Work) -> Iterator[Path]:
@@ -182,11 +212,3 @@ class Far:
 
     def reset(self) -> None:
         """The helper has done so already."""
-
-
-def _pool_of(count: int) -> Any:
-    from loky.process_executor import ProcessPoolExecutor
-
-    # Not one thread each (``spread.width``): few are at work when a clip begins and when it ends.
-    threads = {"OMP_NUM_THREADS": str(THREADS), "OPENBLAS_NUM_THREADS": "1"}
-    return ProcessPoolExecutor(count, initializer=helper_tasks.begin, initargs=(os.getpid(),), env=threads)

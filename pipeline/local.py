@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
+from ..stages.mask import Draw
 from ..stages.records import Segment
 from ..stages.swap.networks import Networks
 from .failure import FATAL, Policy, SegmentFailure
@@ -48,8 +49,10 @@ class Renderer:
         watch: Stopwatch,
         policy: Policy,
         far: Callable[[str], Far] | None = None,
+        draw: Draw | None = None,
     ) -> None:
-        """``far`` gives what loads ("load") and writes ("write") a segment in another process."""
+        """``far`` gives what loads ("load") and writes ("write") a segment in another process, ``draw`` has
+        masks drawn there."""
         self._work, self._ledger, self._listener, self._policy = work, ledger, listener, policy
         self.retried: list[SegmentFailure] = []
         self._far = far
@@ -57,7 +60,9 @@ class Renderer:
         self._watch = watch
         self._writers: queue.SimpleQueue[Writer] = queue.SimpleQueue()  # those that write nothing just now
         self._swapper = (
-            Swapper(work, networks, watch, lambda n: listener.advance("swap", n)) if work.sources else None
+            Swapper(work, networks, watch, lambda n: listener.advance("swap", n), draw)
+            if work.sources
+            else None
         )
 
     def load(self, segment: Segment) -> Loaded:

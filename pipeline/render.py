@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..stages.mask import MaskStage
+from ..stages.mask import Draw, MaskStage
+from ..stages.mask_shape import MaskShape
 from ..stages.records import Crops, Segment
 from ..stages.rows import batches, in_order, join, take
 from ..stages.steady import reach
@@ -36,12 +37,18 @@ class Swapper:
     """Runs the networks on the crops of each track."""
 
     def __init__(
-        self, work: Work, networks: Networks, watch: Stopwatch, progress: Callable[[int], None] | None = None
+        self,
+        work: Work,
+        networks: Networks,
+        watch: Stopwatch,
+        progress: Callable[[int], None] | None = None,
+        draw: Draw | None = None,
     ) -> None:
+        """``draw`` is who draws masks beside a GPU, if not this process."""
         assert work.sources
         self.work, self.watch = work, watch
         self.stage, self.frame = "", None  # type: str, int | None
-        self._mask = MaskStage(networks, work.settings)
+        self._mask = MaskStage(networks, work.settings, draw or MaskShape.all)
         used = sorted(set(work.plan.sources.values()) or {0})
         self._swaps = {
             i: SwapStage(networks, work.settings, work.sources[i], progress=progress) for i in used

@@ -173,7 +173,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 def test_the_networks_of_a_pack(pack: Pack, networks: Networks, interpreted: list[str]) -> None:
     """Compiled for batches of two, each gives what it gave; what sees one picture is not compiled."""
     fast = Networks.load(pack, "cpu", "float32", 2)
-    assert sorted(interpreted) == ["FaceParser", "IdentityUNet", "OnnxModule", *["Sequential"] * 3]
+    assert sorted(interpreted) == ["Probabilities", "IdentityUNet", "OnnxModule", *["Sequential"] * 3]
     random = torch.Generator().manual_seed(0)
     image = torch.rand(2, 3, 256, 256, generator=random)
     face = torch.rand(2, 3, 112, 112, generator=random)

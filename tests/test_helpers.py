@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ldvid.configs import load_settings
 from ldvid.errors import FaceError, InputError, JobError
@@ -31,6 +32,7 @@ from ldvid.pipeline.swap import swap_clip
 from ldvid.pipeline.work import View, Work
 from ldvid.stages.align import ARCFACE_TEMPLATE
 from ldvid.stages.decode import probe
+from ldvid.stages.mask_shape import MaskShape
 from ldvid.stages.records import ClipInfo, Segment
 from ldvid.stages.spread import limited
 
@@ -103,6 +105,47 @@ def test_the_clip_is_looked_at_while_torch_is_imported(
     assert len(asked) == 1 and asked[0].info.path == example_clip
     assert summary.device == ("a GPU" if usable else "cpu")
     assert summary.output.read_bytes() == without
+
+
+EARLY = """
+import sys
+from pathlib import Path
+from ldvid.configs import load_settings
+from ldvid.pipeline import swap
+from ldvid.pipeline.request import SwapRequest
+
+def look_early(*_):
+    raise SystemExit(" ".join(m for m in ("torch", "diffusers", "facexlib") if m in sys.modules))
+
+swap.look_early = look_early
+clip, source, output = (Path(a) for a in sys.argv[1:])
+swap.swap_clip(SwapRequest(clip=clip, source=source, settings=load_settings("fast"), output=output))
+"""
+
+
+def test_looking_begins_before_torch_is_imported(
+    example_clip: Path, example_face: Path, tmp_path: Path
+) -> None:
+    """Its import takes seconds, in which others can look."""
+    command = [sys.executable, "-c", EARLY, str(example_clip), str(example_face), str(tmp_path / "out.mp4")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (1, "")  # SystemExit with words would print them
+
+
+def test_masks_are_the_same_wherever_they_are_drawn(helpers: Helpers) -> None:
+    """Of any number of crops."""
+    random = np.random.default_rng(0)
+    shape = MaskShape(4.0, 6.0, 1.0)
+    points = np.array([[90, 110], [160, 112], [126, 150], [100, 190], [152, 191]], np.float32)
+    there = np.hypot(*(np.mgrid[:128, :128] - 64)) < 44
+    for count in (1, 4, 7):
+        images = random.integers(0, 256, (count, 256, 256, 3), dtype=np.uint8)
+        landmarks = points + random.normal(0, 4, (count, 5, 2)).astype(np.float32)
+        seen = np.stack([there * 0.98, random.random((128, 128)) * 0.1]).astype(np.float32)
+        seen = np.stack([seen * random.uniform(0.9, 1) for _ in range(count)]).astype(np.float32)
+        drawn = helpers.draw(shape, images, landmarks, seen)
+        assert drawn.max() > 0.5 and drawn.dtype == np.float32
+        assert np.array_equal(drawn, shape.all(images, landmarks, seen))
 
 
 def test_what_can_be_refused_is_refused_while_others_look(

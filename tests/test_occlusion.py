@@ -97,7 +97,7 @@ def test_off_is_the_mask_as_it_was(crop: Crops, networks: Networks, monkeypatch:
     def never(*_: object) -> F32:
         raise AssertionError("nothing should look for occluders")
 
-    monkeypatch.setattr("ldvid.stages.mask.occluders", never)
+    monkeypatch.setattr("ldvid.stages.mask_shape.occluders", never)
     assert mask_of(networks, crop, 0).max() > 0.99
     with pytest.raises(AssertionError, match="look for"):
         mask_of(networks, crop, 0.01)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ldvid.configs import Settings, load_settings
-from ldvid.stages.mask import MaskStage, soft_mask
+from ldvid.stages.mask import MaskStage
+from ldvid.stages.mask_shape import soft_mask
 from ldvid.stages.oval import face_oval
 from ldvid.stages.records import Crops, SourceFace
 from ldvid.stages.rows import take

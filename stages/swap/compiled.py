@@ -18,6 +18,7 @@ from torch import nn
 
 from .fused import NearestCodes, prepared
 from .pack import user_folder
+from .quiet import Quiet
 from .vq import VQAutoencoder
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 CACHE = "TORCHINDUCTOR_CACHE_DIR"  # torch's own name of the folder that holds compiled code
 
 
-_compiling = threading.RLock()
+_compiling, _calls = threading.Lock(), Quiet()
 
 
 class CompiledFor(nn.Module):
@@ -40,13 +41,14 @@ class CompiledFor(nn.Module):
 
     def forward(self, x: torch.Tensor, *more: Any) -> Any:
         """As ``plain``."""
-        if len(x) % self.batch:
-            return self.plain(x, *more)
-        met = (x.shape, torch.is_grad_enabled() and x.requires_grad)
-        if met in self._met:
-            return self._fast(x, *more)
-        # One thread compiles: what two begin at once is compiled twice, and warnings are the whole process's.
-        with _compiling, warnings.catch_warnings():
+        flags = tuple(m for m in more if isinstance(m, bool))
+        met = (x.shape, torch.is_grad_enabled() and x.requires_grad, flags)
+        if met in self._met or len(x) % self.batch:
+            with _calls.use():
+                known: Any = self.plain if len(x) % self.batch else self._fast
+                return known(x, *more)
+        # One thread compiles, and nobody calls a network meanwhile: while one is traced, all are.
+        with _compiling, _calls.alone(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's, about code that isn't ours
             result = self._fast(x, *more)
         self._met.add(met)
@@ -71,7 +73,8 @@ def compile_networks(networks: Networks, batch: int) -> None:
     inductor: Any = torch._inductor.config
     if hasattr(inductor, "deterministic"):
         inductor.deterministic = True  # no choice between kernels by a stopwatch where it changes sums
-    for name in ("unet", "identity", "parser", "preview"):
+    prepared(networks.parser)  # in place, within ``probabilities``
+    for name in ("unet", "identity", "probabilities", "preview"):
         net = getattr(networks, name)
         if net is not None:
             setattr(networks, name, CompiledFor(prepared(net), batch))

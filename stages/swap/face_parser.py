@@ -8,12 +8,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own custom
-from torch import Tensor
+from torch import Tensor, nn
 
 _ALIAS = "ldvid_facexlib_parsing"
 
@@ -55,6 +56,41 @@ class FaceParser(_bisenet()):  # type: ignore[misc]
         mean = path.conv_avg(last.mean((2, 3), keepdim=True))
         last = path.conv_head32(doubled(path.arm32(last) + mean))
         return eighth, path.conv_head16(doubled(path.arm16(sixteenth) + last))
+
+
+class Probabilities(nn.Module):
+    """What a parser says of a picture: (B, 3, H, W) RGB in [0, 1] → probabilities (B, K, H, W), float32.
+
+    One module, so that a compiler sees the whole of it. ``enlarge`` looks at the picture at twice its size.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, parser: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        """``mean`` and ``std`` of the three colours are what the parser was trained with."""
+        super().__init__()
+        self.parser = parser
+        like = next(parser.parameters())
+        self.dtype = like.dtype
+        for name, values in (("mean", mean), ("std", std)):
+            row = torch.tensor(values, dtype=torch.float32, device=like.device)
+            self.register_buffer(name, row[:, None, None])
+
+    def forward(self, image: Tensor, enlarge: bool = False) -> Tensor:
+        """H and W, after enlarging: multiples of 32."""
+        image = twice(twice(image, 2), 3) if enlarge else image
+        seen: Tensor = self.parser(((image - self.mean) / self.std).to(self.dtype))
+        return seen.float().softmax(1)
+
+
+def twice(x: Tensor, axis: int) -> Tensor:
+    """Enlarged by two along an axis: bilinear, between pixel centres (``align_corners=False``)."""
+    size = x.shape[axis]
+    before = torch.cat([x.narrow(axis, 0, 1), x.narrow(axis, 0, size - 1)], axis)
+    after = torch.cat([x.narrow(axis, 1, size - 1), x.narrow(axis, size - 1, 1)], axis)
+    both = torch.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
+    return both.flatten(axis, axis + 1)
 
 
 def doubled(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ Every exchange computes the same function and differs in rounding only:
 
 from __future__ import annotations
 
+import sys
 from typing import Any, cast
 
 import torch
@@ -171,8 +172,7 @@ class NearestCodes(nn.Module):
 
 def prepared(net: nn.Module) -> nn.Module:
     """The module with its parts exchanged in place where that pays; weights as they are."""
-    from diffusers.models.attention_processor import Attention
-    from diffusers.models.upsampling import Upsample2D
+    from .unet import Upsample  # here, as that module imports this one
 
     if isinstance(net, FaceParser):
         net.separable = True
@@ -180,7 +180,9 @@ def prepared(net: nn.Module) -> nn.Module:
         exchanged: nn.Module | None = None
         if isinstance(part, nn.GroupNorm):
             exchanged = RowNorm(part)
-        elif isinstance(part, Upsample2D) and _plain(part):
+        elif isinstance(part, Upsample) or (
+            isinstance(part, _theirs("upsampling.Upsample2D")) and _plain(part)
+        ):
             exchanged = SubpixelUpsample(cast(nn.Conv2d, part.conv))
         elif isinstance(part, nn.Conv2d) and _narrow(part):
             exchanged = PaddedConv(part)
@@ -188,9 +190,19 @@ def prepared(net: nn.Module) -> nn.Module:
             setattr(net, name, exchanged.to(memory_format=torch.channels_last))
             continue
         prepared(part)
-        if isinstance(part, Attention) and part.to_q.out_features // part.heads > WIDEST_HEAD:
-            part.set_processor(cast(Any, WideHeads()))
+        if isinstance(part, _theirs("attention_processor.Attention")):
+            attention = cast(Any, part)
+            if attention.to_q.out_features // attention.heads > WIDEST_HEAD:
+                attention.set_processor(WideHeads())
     return net
+
+
+def _theirs(name: str) -> tuple[type, ...]:
+    """For ``isinstance``: a class of diffusers' models, or none where nothing has imported it, and no part
+    can be of it."""
+    module, _, kind = name.rpartition(".")
+    found = getattr(sys.modules.get(f"diffusers.models.{module}"), kind, None)
+    return () if found is None else (found,)
 
 
 def _plain(part: Any) -> bool:

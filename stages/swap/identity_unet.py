@@ -12,21 +12,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from .unet import build_unet
+
 
 class IdentityUNet(nn.Module):
-    """diffusers' ``UNet2DModel`` with a projected embedding added to the timestep's.
+    """A UNet with a projected embedding added to the timestep's.
 
     Args:
-        arguments: of ``UNet2DModel``, as in a pack's manifest.
+        arguments: of ``build_unet``, as in a pack's manifest.
         dimensions: D of the identity network's embeddings.
     """
 
     def __init__(self, arguments: dict[str, Any], dimensions: int) -> None:
         super().__init__()
-        from diffusers import UNet2DModel
-
         width = 4 * int(arguments["block_out_channels"][0])
-        self.unet = cast(Any, UNet2DModel)(**arguments, class_embed_type="identity")
+        self.unet = build_unet(arguments, class_embed_type="identity")
         self.project = nn.Sequential(nn.Linear(dimensions, width), nn.SiLU(), nn.Linear(width, width))
         self.nobody = nn.Parameter(torch.zeros(width))
 

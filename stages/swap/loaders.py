@@ -24,6 +24,7 @@ from .autoencoder import TinyAutoencoder
 from .compact import CompactAutoencoder, build_guidance_decoder
 from .identity_unet import IdentityUNet
 from .manifest import TaesdEntry, UNetFileEntry, UNetFolderEntry, VQEntry
+from .unet import build_unet
 from .vq import VQAutoencoder
 
 if TYPE_CHECKING:
@@ -172,10 +173,10 @@ def _load_guidance(pack: Pack, entry: VQEntry) -> nn.Module | None:
 
 def load_unet(pack: Pack) -> tuple[nn.Module, Tensor, Tensor]:
     """ε_θ, and the mean and deviation per channel (C,) of the latents it was trained on."""
-    from diffusers import UNet2DModel
-
     entry, channels = pack.manifest.unet, pack.manifest.autoencoder.latent_channels
     if isinstance(entry, UNetFolderEntry):
+        from diffusers import UNet2DModel
+
         folder = pack.path(entry.folder)
         unet = load_folder(UNet2DModel, folder)
         if unet.config.in_channels != channels:
@@ -186,15 +187,13 @@ def load_unet(pack: Pack) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def _load_unet_file(path: Path, entry: UNetFileEntry) -> tuple[nn.Module, Tensor, Tensor]:
-    from diffusers import UNet2DModel
-
     with naming(path):
         state = load_quantised(path)
         mean, std = state.pop("latent_mean"), state.pop("latent_std")
         unet: nn.Module
         with torch.device("meta"):  # no weights are drawn that the file's replace
             if entry.condition is None:
-                unet = cast(Any, UNet2DModel)(**entry.arguments)
+                unet = build_unet(entry.arguments)
             else:
                 unet = IdentityUNet(entry.arguments, state["project.0.weight"].shape[1])
         unet.load_state_dict(state, assign=True)

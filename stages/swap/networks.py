@@ -21,8 +21,7 @@ from ..align import ARCFACE_TEMPLATE
 from ..records import F32, U8
 from .autoencoder import TinyAutoencoder
 from .compiled import compile_networks, plain
-from .constants import constant
-from .face_parser import FaceParser
+from .face_parser import FaceParser, Probabilities
 from .filters import enlarged
 from .identity_unet import IdentityUNet
 from .loaders import load_autoencoder, load_parser, load_unet, naming
@@ -95,10 +94,13 @@ class Networks:
     latent_std: Tensor
     alpha_bar: Tensor
     preview: nn.Module | None = None
+    probabilities: nn.Module = field(init=False, repr=False)  # ``Probabilities`` of the parser
     recorder: Recorder = field(init=False, repr=False)
     _beside: Any = field(default=None, init=False, repr=False)  # a stream
 
     def __post_init__(self) -> None:
+        p = self.manifest.parser
+        self.probabilities = Probabilities(self.parser, p.mean, p.std)
         self.recorder = Recorder(self.device)
         if self.device.type == "cuda":
             cuda: Any = torch.cuda
@@ -191,19 +193,18 @@ class Networks:
 
     def parse(self, image: Tensor, size: int | None = None) -> Tensor:
         """D_F: (B, 3, H, W) in [0, 1] → class probabilities (B, K, p, p), p = ``size`` or the parser's."""
-        p = self.manifest.parser
-        size = size or p.size
-        if image.shape[-1] != size:
-            antialias = image.shape[-1] > size
-            if image.is_cuda and not antialias:
+        size = size or self.manifest.parser.size
+        side = image.shape[-1]
+        if image.is_cuda and size == 2 * side:
+            return cast(Tensor, self.probabilities(image, True))
+        if side != size:
+            if image.is_cuda and side < size:
                 image = enlarged(image, size, size)
             else:
                 image = F.interpolate(
-                    image, (size, size), mode="bilinear", align_corners=False, antialias=antialias
+                    image, (size, size), mode="bilinear", align_corners=False, antialias=side > size
                 )
-        mean = constant(p.mean, image)[:, None, None]
-        std = constant(p.std, image)[:, None, None]
-        return cast(Tensor, self.parser(((image - mean) / std).to(self.dtype)).float().softmax(1))
+        return cast(Tensor, self.probabilities(image))
 
     def parse_crops(self, images: U8) -> F32:
         """Class probabilities (N, K, p, p) of crops (N, S, S, 3) uint8, no gradient."""

@@ -10,10 +10,9 @@ short clip loses nothing.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .constants import listed
+from .quiet import Quiet
 
 MOST = 4  # recordings kept; their memory is shared
 Work = Callable[[dict[str, Tensor]], tuple[Tensor, ...]]
@@ -32,41 +32,6 @@ class _Recording:
     inputs: dict[str, Tensor]
     outputs: tuple[Tensor, ...]
     constants: list[Tensor]  # kept alive: the graph knows their addresses only
-
-
-class Quiet:
-    """Who uses the GPU beside the thread that records, and who wants nobody to: some of what the others call
-    (a solver's library, say) fails while anything is being recorded."""
-
-    def __init__(self) -> None:
-        self._change = threading.Condition()
-        self._users, self._wanted = 0, 0
-
-    @contextlib.contextmanager
-    def use(self) -> Iterator[None]:
-        """Inside, nothing is recorded."""
-        with self._change:
-            self._change.wait_for(lambda: not self._wanted)
-            self._users += 1
-        try:
-            yield
-        finally:
-            with self._change:
-                self._users -= 1
-                self._change.notify_all()
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Inside, nobody else uses the GPU; they wait."""
-        with self._change:
-            self._wanted += 1  # no more may begin
-            self._change.wait_for(lambda: not self._users)
-        try:
-            yield
-        finally:
-            with self._change:
-                self._wanted -= 1
-                self._change.notify_all()
 
 
 class Recorder:

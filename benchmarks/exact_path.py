@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own custom
 from ldvid.configs import load_settings
 from ldvid.stages.swap.blend import downsample_mask
 from ldvid.stages.swap.context import Context
-from ldvid.stages.swap.guidance import build_terms
+from ldvid.stages.swap.guidance import build_terms, parse_once
 from ldvid.stages.swap.networks import Networks
 from ldvid.stages.swap.pack import Pack
 from ldvid.stages.swap.repeatable import repeatable
@@ -75,7 +75,8 @@ def exact(pack: Pack, fast: Pack, bench: Bench) -> Iterator[Row]:
 
         def swapped(inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
             # As a job does it on a GPU: whether all was finite is looked at in the end.
-            own = replace(context, verdicts=[] if recorded else None)
+            verdicts: list[Tensor] | None = [] if recorded else None
+            own = replace(context, verdicts=verdicts, parse_once=parse_once(terms))
             z = guided_swap(own, inputs["z0"], inputs["z0"], m, terms, sampling)
             return (z, torch.stack(own.verdicts).all()) if own.verdicts else (z,)
 

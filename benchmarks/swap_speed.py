@@ -1,7 +1,7 @@
 """How fast the guided swap is: a naive loop, what each remedy brings, and the presets.
 
     python benchmarks/swap_speed.py [--device auto] [--what exact fast presets memory]
-        [--repeats 2] [--steps 6] [--warm] [--small] [--json FILE]
+        [--repeats 2] [--steps 6] [--warm] [--until ROW] [--small] [--json FILE]
 
 "exact": one guided step at the paper's sizes (random weights in the layouts of ``celebahq-256``: what a step
 costs does not depend on the values). The naive loop is plain code (``exact_path``): float32 without TF32, one
@@ -122,6 +122,7 @@ def main() -> None:
     parser.add_argument("--max-memory", nargs="+", type=float, default=[8, 12, 24], help="GB")
     parser.add_argument("--warm", action="store_true", help="only compile")
     parser.add_argument("--short", action="store_true", help="of the exact path no row in float32")
+    parser.add_argument("--until", help="the name of the last row wanted")
     parser.add_argument("--small", action="store_true", help="tiny networks instead of the paper's")
     parser.add_argument("--profile", type=Path, help="a folder for what the GPU does in each exact row")
     parser.add_argument("--json", type=Path)
@@ -174,6 +175,8 @@ def main() -> None:
             report = {"device": device_name(device), "torch": torch.__version__, "small": options.small}
             report |= {"seconds": time.perf_counter() - began, "rows": [asdict(r) for r in done]}
             options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        if row.name == options.until:
+            break
     console.print(show(done, device_name(device)))
 
 

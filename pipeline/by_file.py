@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ def _read(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[A
 
 def _through(call: Callable[[memoryview], int | None], array: NDArray[Any]) -> None:
     """All bytes of an array; one call takes at most some 2 GB."""
-    left = memoryview(array.reshape(-1).view(np.uint8))
+    left = memoryview(cast(Any, array.reshape(-1).view(np.uint8)))
     while left:
         count = call(left)
         if not count:

@@ -27,6 +27,7 @@ from .write import Writer, entered
 
 __all__ = ["Outcome", "begin", "draw", "load", "look_at", "write"]
 
+LATER = 5  # how much nicer a helper is than its parent, which keeps a GPU busy
 _KEPT = 4  # loaders and writers that stay open
 _parts: OrderedDict[tuple[Path, str], Any] = OrderedDict()
 
@@ -49,6 +50,9 @@ def begin(parent: int) -> None:
 
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    nice: Callable[[int], int] | None = getattr(os, "nice", None)  # not on Windows
+    if nice is not None:
+        nice(LATER)
 
     def watch() -> None:
         while os.getppid() == parent:

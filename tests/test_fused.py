@@ -13,18 +13,20 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own custom
 from diffusers import UNet2DModel, VQModel
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from facexlib.parsing.bisenet import BiSeNet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ldvid.stages.swap import fused
 from ldvid.stages.swap.compiled import CACHE, CompiledFor, plain
-from ldvid.stages.swap.face_parser import FaceParser, resized
+from ldvid.stages.swap.face_parser import FaceParser, ParseDistance, Probabilities, resized
 from ldvid.stages.swap.filters import enlarged
 from ldvid.stages.swap.fused import (
     NearestCodes,
     PaddedConv,
     RowNorm,
+    Stem,
     SubpixelUpsample,
     WideHeads,
     prepared,
@@ -32,6 +34,7 @@ from ldvid.stages.swap.fused import (
 from ldvid.stages.swap.networks import Networks
 from ldvid.stages.swap.pack import Pack
 from ldvid.stages.swap.repeatable import repeatable
+from ldvid.stages.swap.unet import ResidualBlock, Shape
 from torch import Tensor, nn
 
 
@@ -65,6 +68,66 @@ def test_norms(seed: int, batch: int, groups: int, size: tuple[int, int], last: 
     x = torch.randn(batch, 8, *size) * 3 + 2
     x = x.flatten(2) if rows else x.to(memory_format=torch.channels_last) if last else x
     same(RowNorm(norm), norm, x)
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 999), groups=st.sampled_from([1, 2, 4]))
+def test_norms_of_what_should_have_been_raised(seed: int, groups: int) -> None:
+    torch.manual_seed(seed)
+    norm, offset = nn.GroupNorm(groups, 8), nn.Parameter(torch.randn(8), requires_grad=False)
+    nn.init.normal_(norm.weight)
+    x = torch.randn(2, 8, 5, 4) * 3 + 2
+    same(RowNorm(norm, offset), lambda x: norm(x + offset[:, None, None]), x)
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    seed=st.integers(0, 999),
+    size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    channels=st.integers(1, 4),
+    bias=st.booleans(),
+)
+def test_stems(seed: int, size: tuple[int, int], channels: int, bias: bool) -> None:
+    torch.manual_seed(seed)
+    layer = nn.Conv2d(channels, 32, 7, 2, 3, bias=bias)
+    x = torch.randn(2, channels, 2 * size[0], 2 * size[1])
+    same(Stem(layer), layer, x)
+    same(Stem(layer), layer, x.to(memory_format=torch.channels_last))
+
+
+@pytest.mark.parametrize("scale_shift", [True, False])
+@pytest.mark.parametrize("theirs", [True, False])
+def test_residual_blocks_without_a_bias(scale_shift: bool, theirs: bool) -> None:
+    torch.manual_seed(0)
+    block: nn.Module
+    if theirs:
+        kind = "scale_shift" if scale_shift else "default"
+        block = ResnetBlock2D(in_channels=8, out_channels=16, temb_channels=12, groups=4, eps=1e-5,
+                              time_embedding_norm=kind)  # fmt: skip
+    else:
+        block = ResidualBlock(8, 16, Shape(12, 8, 4, scale_shift))
+    block.eval().requires_grad_(False)
+    told = torch.randn(2, 12)
+    changed = prepared(nn.ModuleList([copy.deepcopy(block)]))[0]  # type: ignore[index]
+    assert changed.conv1.bias is None and block.conv1.bias is not None
+    same(lambda x: changed(x, told), lambda x: block(x, told), torch.randn(2, 8, 6, 4))
+
+
+def test_the_distance_of_parses() -> None:
+    """In one module, the same as from the probabilities; of a picture of half the size too."""
+    torch.manual_seed(0)
+    parser = FaceParser(num_class=5).eval().requires_grad_(False)
+    says = Probabilities(parser, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
+    target, weights = torch.rand(2, 5, 64, 64).softmax(1), torch.tensor([1.0, 2, 0, 1, 0.5])
+
+    def apart(x: Tensor) -> Tensor:
+        larger = F.interpolate(x, (64, 64), mode="bilinear") if x.shape[-1] < 64 else x
+        return ((says(larger) - target) ** 2 * weights[:, None, None]).sum(1).mean((1, 2))
+
+    distance = ParseDistance(says)
+    for side in (64, 32):
+        x = torch.rand(2, 3, side, side)
+        same(lambda x: distance(x, target, weights, x.shape[-1] < 64), apart, x)
 
 
 @settings(deadline=None, max_examples=15)
@@ -173,7 +236,9 @@ def interpreted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 def test_the_networks_of_a_pack(pack: Pack, networks: Networks, interpreted: list[str]) -> None:
     """Compiled for batches of two, each gives what it gave; what sees one picture is not compiled."""
     fast = Networks.load(pack, "cpu", "float32", 2)
-    assert sorted(interpreted) == ["Probabilities", "IdentityUNet", "OnnxModule", *["Sequential"] * 3]
+    assert sorted(interpreted) == [
+        "IdentityUNet", "OnnxModule", "ParseDistance", "Probabilities", *["Sequential"] * 3,
+    ]  # fmt: skip
     random = torch.Generator().manual_seed(0)
     image = torch.rand(2, 3, 256, 256, generator=random)
     face = torch.rand(2, 3, 112, 112, generator=random)

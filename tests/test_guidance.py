@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,9 +15,21 @@ from ldvid.errors import SettingsError
 from ldvid.stages.decode import open_reader, probe
 from ldvid.stages.detect import Detector
 from ldvid.stages.records import SourceFace
+from ldvid.stages.swap.face_parser import ParseDistance
 from ldvid.stages.swap.features import feature_points
 from ldvid.stages.swap.geometry import PARTS, SoftLandmarks, Windows
-from ldvid.stages.swap.guidance import Context, SourcePicture, Term, arcface_theta, arcface_view, build_terms
+from ldvid.stages.swap.guidance import (
+    TERMS,
+    Context,
+    Scheduled,
+    Segmentation,
+    SourcePicture,
+    Term,
+    arcface_theta,
+    arcface_view,
+    build_terms,
+    parse_once,
+)
 from ldvid.stages.swap.networks import Networks, to_tensor
 from ldvid.stages.swap.pack import Pack
 from ldvid.stages.swap.views import zoomed
@@ -299,3 +311,42 @@ def test_segmentation_weights_name_classes_or_parts(
     assert (loss(features=3.0) > loss() * 1.001).all()
     with pytest.raises(SettingsError, match="knows no part ear; there are features, background"):
         loss(ear=2.0)
+
+
+@pytest.mark.parametrize("weights", [None, {"lips": 2.0, "skin": 0.5}])
+def test_the_distance_of_parses_is_the_same_in_one_module(
+    weights: dict[str, float] | None,
+    networks: Networks,
+    frames: tuple[Tensor, np.ndarray[Any, Any]],
+    at: Callable[[Tensor, np.ndarray[Any, Any], int], Context],
+) -> None:
+    """As a compiler has it, for a single term that looks at the parse: values and gradients."""
+    picture, points = frames
+    term, context = Segmentation(weights), at(picture, points, 0)
+    module = ParseDistance(networks.probabilities)
+    asked: list[bool] = []
+    module.register_forward_hook(lambda *_: asked.append(True))
+    whole = replace(networks, parser=networks.parser)
+    whole.parse_distance = module
+    for net, once, used in ((networks, True, 0), (whole, False, 0), (whole, True, 1)):
+        x = (picture * 0.9 + 0.05).requires_grad_(True)
+        loss = term.loss(x, replace(context, networks=net, parse_once=once))
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
+        assert len(asked) == used
+        if net is networks:
+            wanted = loss.detach(), gradient
+        torch.testing.assert_close((loss.detach(), gradient), wanted, rtol=1e-5, atol=1e-7)
+    seen = replace(context, networks=whole, parse_once=True)
+    x = picture.clone()
+    seen.parse(x)
+    term.loss(x, seen)
+    assert len(asked) == 1, "what was parsed already is not parsed again"
+
+
+def test_who_looks_at_the_parse_alone() -> None:
+    def terms(*names: str) -> list[Scheduled]:
+        return [Scheduled(name, TERMS[name](), 1.0, ()) for name in names]
+
+    assert parse_once(terms()) and parse_once(terms("identity", "segmentation", "identity_crop"))
+    assert not parse_once(terms("segmentation", "geometry"))
+    assert not parse_once([*terms("segmentation"), Scheduled("mine", cast(Term, object()), 1.0, ())])

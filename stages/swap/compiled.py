@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from .face_parser import ParseDistance
 from .fused import NearestCodes, prepared
 from .pack import user_folder
 from .quiet import Quiet
@@ -36,7 +37,7 @@ class CompiledFor(nn.Module):
     def __init__(self, plain: nn.Module, batch: int) -> None:
         super().__init__()
         self.plain, self.batch = plain, batch
-        self._met: set[tuple[torch.Size, bool]] = set()
+        self._met: set[tuple[torch.Size, bool, tuple[bool, ...]]] = set()
         self._fast: Any = torch.compile(plain, dynamic=False)
 
     def forward(self, x: torch.Tensor, *more: Any) -> Any:
@@ -74,6 +75,7 @@ def compile_networks(networks: Networks, batch: int) -> None:
     if hasattr(inductor, "deterministic"):
         inductor.deterministic = True  # no choice between kernels by a stopwatch where it changes sums
     prepared(networks.parser)  # in place, within ``probabilities``
+    networks.parse_distance = CompiledFor(ParseDistance(networks.probabilities), batch)
     for name in ("unet", "identity", "probabilities", "preview"):
         net = getattr(networks, name)
         if net is not None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own custom
 from torch import Tensor
 
 from ..records import F32
+from .constants import constant
 from .networks import Networks
 from .views import arcface_theta, arcface_view, zoomed
 
@@ -59,6 +61,7 @@ class Context:
         step: index of the step, from 0.
         verdicts: None, or where each step puts whether its loss and gradient were finite (a bool of no
             dimensions), which to look at at once would have the processor wait for the GPU.
+        parse_once: whether a single term looks at D_F(x̂), so that nobody else needs it.
     """
 
     networks: Networks
@@ -73,6 +76,7 @@ class Context:
     track: int = 0
     step: int = 0
     verdicts: list[Tensor] | None = None
+    parse_once: bool = False
     _parsed: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
 
     def parse(self, x_hat: Tensor) -> Tensor:
@@ -80,6 +84,21 @@ class Context:
         if self._parsed is None or self._parsed[0] is not x_hat:
             self._parsed = (x_hat, self.networks.parse(x_hat, self.target_parse.shape[-1]))
         return self._parsed[1]
+
+    def parse_distance(self, x_hat: Tensor, factors: Sequence[float]) -> Tensor:
+        """(B,): the squared distance of D_F(x̂) from ``target_parse``, each class times its factor, summed
+        over classes; the mean over pixels."""
+        size = self.target_parse.shape[-1]
+        net, known = self.networks, self._parsed is not None and self._parsed[0] is x_hat
+        side = x_hat.shape[-1]
+        if self.parse_once and net.parse_distance is not None and not known and size in (side, 2 * side):
+            weights = constant(factors, self.target_parse)
+            return cast(Tensor, net.parse_distance(x_hat, self.target_parse, weights, size == 2 * side))
+        # One pass over the probabilities each way, where a difference and its square are two.
+        square = F.mse_loss(self.parse(x_hat), self.target_parse, reduction="none")
+        if any(f != 1 for f in factors):
+            square = square * constant(factors, square)[:, None, None]
+        return square.sum(1).mean((1, 2))
 
     def forget(self) -> None:
         """Let go of what was computed of the last x̂, its graph included."""

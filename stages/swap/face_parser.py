@@ -84,6 +84,23 @@ class Probabilities(nn.Module):
         return seen.float().softmax(1)
 
 
+class ParseDistance(nn.Module):
+    """How far what a parser says of a picture is from what it should say: (B, 3, H, W) → (B,).
+
+    The squared distance of ``Probabilities``, class by class times ``weights`` (K,), its mean over pixels.
+    A compiler makes one pass of what would be ten over a map of all classes.
+    """
+
+    def __init__(self, probabilities: nn.Module) -> None:
+        super().__init__()
+        self.probabilities = probabilities
+
+    def forward(self, image: Tensor, target: Tensor, weights: Tensor, enlarge: bool = False) -> Tensor:
+        """``target`` (B, K, p, p) probabilities; ``enlarge`` as in ``Probabilities``."""
+        seen = self.probabilities(image, enlarge)
+        return (F.mse_loss(seen, target, reduction="none") * weights[:, None, None]).sum(1).mean((1, 2))
+
+
 def twice(x: Tensor, axis: int) -> Tensor:
     """Enlarged by two along an axis: bilinear, between pixel centres (``align_corners=False``)."""
     size = x.shape[axis]

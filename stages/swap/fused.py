@@ -10,7 +10,9 @@ Every exchange computes the same function and differs in rounding only:
   instead of 36.
 - Attention with one wide head (the paper's autoencoder: 512 over 64×64 positions) has no fused kernel.
   As plain matrix products it takes a fraction of what the fallback does.
-- Convolutions to or from three channels are padded to eight, which tensor cores need.
+- Convolutions to or from three channels are padded to eight or sixteen, which tensor cores need; a 7×7 one
+  with stride two becomes a 4×4 one of a picture with half the side and four times the channels.
+- The bias before a norm, or before a time embedding is added, goes there.
 - Nearest codes of a codebook without the matrix of all distances.
 - A parser's logits are resized by two matrix products, which have a gradient without atomic additions.
 """
@@ -27,6 +29,7 @@ from torch import Tensor, nn
 from .face_parser import FaceParser
 
 EIGHT = 8  # what tensor cores want numbers of channels to be multiples of
+SIXTEEN = 16  # what their gradient wants, of what comes out
 WIDEST_HEAD = 256  # that fused attention kernels take
 
 
@@ -46,23 +49,36 @@ held.register_autograd(lambda _, gradient: held(gradient))
 
 
 class RowNorm(nn.Module):
-    """``nn.GroupNorm`` by sums per channel. (B, C, …), any layout; float32 inside."""
+    """``nn.GroupNorm`` by sums per channel. (B, C, …), any layout; float32 inside.
 
-    def __init__(self, norm: nn.GroupNorm) -> None:
+    ``offset`` (C,) is what its input should have been raised by, such as the bias of the convolution before
+    it: to add it here costs nothing, there a pass over all pixels.
+    """
+
+    def __init__(self, norm: nn.GroupNorm, offset: nn.Parameter | None = None) -> None:
         super().__init__()
         self.groups, self.eps = norm.num_groups, norm.eps
-        self.weight, self.bias = norm.weight, norm.bias
+        self.weight, self.bias, self.offset = norm.weight, norm.bias, offset
 
     def forward(self, x: Tensor) -> Tensor:
         whole, over = x.float(), tuple(range(2, x.ndim))
         shape = (len(x), self.groups, x.shape[1] // self.groups)
         count = x[0, 0].numel() * shape[2]
-        sums = held(torch.stack([whole.sum(over), (whole * whole).sum(over)]))
+        sums = torch.stack([whole.sum(over), (whole * whole).sum(over)])
+        offset = None if self.offset is None else self.offset.float()
+        if offset is not None:
+            pixels = x[0, 0].numel()
+            first, second = sums.unbind()
+            second = second + offset * (2 * first + pixels * offset)
+            sums = torch.stack([first + pixels * offset, second])
+        sums = held(sums)
         mean, square = (sums.view(2, *shape).sum(3) / count).unbind()
         variance = (square - mean * mean).clamp(min=0)
         gain = self.weight.float().view(1, *shape[1:])
         scale = ((variance + self.eps).rsqrt()[..., None] * gain).flatten(1)
         shift = self.bias.float() - mean[..., None].expand(shape).flatten(1) * scale
+        if offset is not None:
+            shift = shift + offset * scale
         scale, shift = held(torch.stack([scale, shift])).unbind()
         at = (..., *(None for _ in over))
         return cast(Tensor, (whole * scale[at] + shift[at]).to(x.dtype))
@@ -100,22 +116,49 @@ class SubpixelUpsample(nn.Module):
 
 
 class PaddedConv(nn.Module):
-    """A convolution with its channels filled up with zeros to multiples of eight."""
+    """A convolution with its channels filled up with zeros, to multiples of eight and (out) of sixteen."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         out, inner = conv.weight.shape[:2]
         self.out, self.more = out, -inner % EIGHT
         self.stride, self.padding = conv.stride, conv.padding
-        weight = F.pad(conv.weight.detach(), (0, 0, 0, 0, 0, self.more, 0, -out % EIGHT))
+        weight = F.pad(conv.weight.detach(), (0, 0, 0, 0, 0, self.more, 0, -out % SIXTEEN))
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None
         if conv.bias is not None:
-            self.bias = nn.Parameter(F.pad(conv.bias.detach(), (0, -out % EIGHT)), requires_grad=False)
+            self.bias = nn.Parameter(F.pad(conv.bias.detach(), (0, -out % SIXTEEN)), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.pad(x, (0, 0, 0, 0, 0, self.more))
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)[:, : self.out]
+
+
+class Stem(nn.Module):
+    """A 7×7 convolution of a few channels with stride two and padding 3, of (B, C, H, W) with H and W even.
+
+    Four pixels become four times the channels of one, and the kernel a 4×4 one without a stride.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        out, inner = conv.weight.shape[:2]
+        self.more = -4 * inner % SIXTEEN
+        weight = F.pad(conv.weight.detach(), (1, 0, 1, 0)).view(out, inner, 4, 2, 4, 2)
+        weight = F.pad(_quartered(weight), (0, 0, 0, 0, 0, self.more))
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (4, 2, 4, 2))
+        b, c, h, w = x.shape
+        x = _quartered(x.reshape(b, c, h // 2, 2, w // 2, 2))
+        return F.conv2d(F.pad(x, (0, 0, 0, 0, 0, self.more)), self.weight, self.bias)
+
+
+def _quartered(x: Tensor) -> Tensor:
+    """(B, C, h, 2, w, 2) → (B, 4C, h, w)."""
+    return x.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
 
 
 class WideHeads:
@@ -163,16 +206,17 @@ class NearestCodes(nn.Module):
     def forward(self, z: Tensor) -> tuple[Tensor]:
         rows = z.permute(0, 2, 3, 1)
         with torch.no_grad():
-            distance = torch.zeros((), device=z.device)
+            # The square of z itself is the same for all codes.
+            distance = (self.codes**2).sum(1)
             for channel in range(z.shape[1]):
-                distance = distance + (rows[..., channel, None] - self.codes[:, channel]) ** 2
+                distance = distance - 2 * self.codes[:, channel] * rows[..., channel, None]
             nearest = self.codes[distance.argmin(3)].permute(0, 3, 1, 2)
         return (z + (nearest - z).detach(),)
 
 
 def prepared(net: nn.Module) -> nn.Module:
     """The module with its parts exchanged in place where that pays; weights as they are."""
-    from .unet import Upsample  # here, as that module imports this one
+    from .unet import ResidualBlock, Upsample  # here, as that module imports this one
 
     if isinstance(net, FaceParser):
         net.separable = True
@@ -185,16 +229,30 @@ def prepared(net: nn.Module) -> nn.Module:
         ):
             exchanged = SubpixelUpsample(cast(nn.Conv2d, part.conv))
         elif isinstance(part, nn.Conv2d) and _narrow(part):
-            exchanged = PaddedConv(part)
+            exchanged = Stem(part) if _is_stem(part) else PaddedConv(part)
         if exchanged is not None:
             setattr(net, name, exchanged.to(memory_format=torch.channels_last))
             continue
+        if isinstance(part, (ResidualBlock, *_theirs("resnet.ResnetBlock2D"))):
+            _without_bias(part)
         prepared(part)
         if isinstance(part, _theirs("attention_processor.Attention")):
             attention = cast(Any, part)
             if attention.to_q.out_features // attention.heads > WIDEST_HEAD:
                 attention.set_processor(WideHeads())
     return net
+
+
+def _without_bias(block: Any) -> None:
+    """The bias of a residual block's first convolution, added where something is added anyway."""
+    conv, proj = block.conv1, getattr(block, "time_emb_proj", None)
+    bias, conv.bias = conv.bias, None
+    scale_shift = getattr(block, "scale_shift", getattr(block, "time_embedding_norm", "") == "scale_shift")
+    if proj is None or scale_shift:
+        block.norm2 = RowNorm(block.norm2, bias)
+    else:
+        both = (proj.bias.detach().float() + bias.detach().float()).to(bias.dtype)
+        proj.bias = nn.Parameter(both, requires_grad=False)
 
 
 def _theirs(name: str) -> tuple[type, ...]:
@@ -217,6 +275,11 @@ def _plain(part: Any) -> bool:
         and conv.padding == (1, 1)
         and conv.stride == (1, 1)
     )
+
+
+def _is_stem(conv: nn.Conv2d) -> bool:
+    """As ``Stem`` takes it."""
+    return (conv.kernel_size, conv.stride, conv.padding) == ((7, 7), (2, 2), (3, 3)) and conv.in_channels <= 4
 
 
 def _narrow(conv: nn.Conv2d) -> bool:

@@ -35,6 +35,7 @@ __all__ = [
     "build_terms",
     "check_finite",
     "guidance_loss",
+    "parse_once",
 ]
 
 TERMS: dict[str, Callable[..., Term]] = {
@@ -108,6 +109,11 @@ def build_terms(terms: Sequence[GuidanceTerm]) -> list[Scheduled]:
                 raise SettingsError(f"guidance term {t.term}: {error}") from error
         built.append(Scheduled(t.name, term, t.scale, t.schedule, t.file))
     return built
+
+
+def parse_once(terms: Sequence[Scheduled]) -> bool:
+    """Whether at most one of them looks at what the parser says of x̂."""
+    return sum(not isinstance(t.term, (Identity, IdentityCrop)) for t in terms) <= 1
 
 
 def guidance_loss(

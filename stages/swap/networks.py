@@ -95,6 +95,7 @@ class Networks:
     alpha_bar: Tensor
     preview: nn.Module | None = None
     probabilities: nn.Module = field(init=False, repr=False)  # ``Probabilities`` of the parser
+    parse_distance: nn.Module | None = field(default=None, init=False, repr=False)  # once compiled
     recorder: Recorder = field(init=False, repr=False)
     _beside: Any = field(default=None, init=False, repr=False)  # a stream
 

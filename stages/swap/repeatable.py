@@ -22,7 +22,7 @@ from .constants import constant
 
 _guard = threading.Lock()
 _depth = {False: 0, True: 0}  # of ``repeatable`` and of ``strict``
-_before = (False, False, True)
+_before = (0, True)
 
 
 @contextlib.contextmanager
@@ -39,24 +39,25 @@ def repeatable(*, strict: bool = False) -> Iterator[None]:
     # torch's switch is the whole process's, and threads come and go in any order: the last one puts it back.
     with _guard:
         if not any(_depth.values()):
-            _before = (
-                torch.are_deterministic_algorithms_enabled(),
-                torch.is_deterministic_algorithms_warn_only_enabled(),
-                memory.fill_uninitialized_memory,
-            )
+            _before = torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory
             memory.fill_uninitialized_memory = False
         _depth[strict] += 1
-        torch.use_deterministic_algorithms(True, warn_only=not _depth[True])
+        _switch()
     try:
         yield
     finally:
         with _guard:
             _depth[strict] -= 1
             if any(_depth.values()):
-                torch.use_deterministic_algorithms(True, warn_only=not _depth[True])
+                _switch()
             else:
-                torch.use_deterministic_algorithms(_before[0], warn_only=_before[1])
-                memory.fill_uninitialized_memory = _before[2]
+                torch.set_deterministic_debug_mode(_before[0])
+                memory.fill_uninitialized_memory = _before[1]
+
+
+def _switch() -> None:
+    """torch's own switch, by the one of its two names that doesn't import a compiler, which takes seconds."""
+    torch.set_deterministic_debug_mode("error" if _depth[True] else "warn")
 
 
 def tensor(array: NDArray[Any], device: torch.device) -> Tensor:

@@ -24,7 +24,7 @@ from .blend import downsample_mask
 from .context import Context, SourcePicture
 from .device_start import DeviceStart
 from .fitting import Fitting
-from .guidance import build_terms
+from .guidance import build_terms, parse_once
 from .networks import Networks, to_tensor
 from .repeatable import repeatable, tensor
 from .sampler import Sampling, guided_swap
@@ -235,6 +235,7 @@ class SwapStage:
             seed=self.settings.seed,
             track=track,
             verdicts=[] if verdicts else None,
+            parse_once=parse_once(self.terms),
         )
         m = downsample_mask(latent_mask, net.manifest.autoencoder.downscale)  # line 5
         z = guided_swap(context, z0, start, m, self.terms, self.sampling)  # lines 4 and 6–18

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own custom
 from torch import Tensor
 
 from ...errors import SettingsError
@@ -91,22 +90,18 @@ class Segmentation:
         Raises:
             SettingsError: a weight for a part that the parser does not know.
         """
-        # One pass over the probabilities each way, where a difference and its square are two.
-        square = F.mse_loss(context.parse(x_hat), context.target_parse, reduction="none")
-        if self.weights:
-            parser = context.networks.manifest.parser
-            factors = [1.0] * len(parser.classes)
-            for part, weight in self.weights.items():
-                found = parser.indices(part)
-                if not found:
-                    known = ", ".join(dict.fromkeys([*parser.parts, *parser.classes]))
-                    raise SettingsError(
-                        f"guidance term segmentation: the parser knows no part {part}; there are {known}"
-                    )
-                for i in found:
-                    factors[i] = weight
-            square = square * constant(factors, square)[:, None, None]
-        return square.sum(1).mean((1, 2)) * 1000
+        parser = context.networks.manifest.parser
+        factors = [1.0] * len(parser.classes)
+        for part, weight in self.weights.items():
+            found = parser.indices(part)
+            if not found:
+                known = ", ".join(dict.fromkeys([*parser.parts, *parser.classes]))
+                raise SettingsError(
+                    f"guidance term segmentation: the parser knows no part {part}; there are {known}"
+                )
+            for i in found:
+                factors[i] = weight
+        return context.parse_distance(x_hat, factors) * 1000
 
 
 class Geometry:

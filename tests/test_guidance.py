@@ -15,7 +15,7 @@ from ldvid.errors import SettingsError
 from ldvid.stages.decode import open_reader, probe
 from ldvid.stages.detect import Detector
 from ldvid.stages.records import SourceFace
-from ldvid.stages.swap.face_parser import ParseDistance
+from ldvid.stages.swap.face_parser import ParseDistance, Probabilities
 from ldvid.stages.swap.features import feature_points
 from ldvid.stages.swap.geometry import PARTS, SoftLandmarks, Windows
 from ldvid.stages.swap.guidance import (
@@ -323,7 +323,7 @@ def test_the_distance_of_parses_is_the_same_in_one_module(
     """As a compiler has it, for a single term that looks at the parse: values and gradients."""
     picture, points = frames
     term, context = Segmentation(weights), at(picture, points, 0)
-    module = ParseDistance(networks.probabilities)
+    module = ParseDistance(cast(Probabilities, networks.probabilities))
     asked: list[bool] = []
     module.register_forward_hook(lambda *_: asked.append(True))
     whole = replace(networks, parser=networks.parser)

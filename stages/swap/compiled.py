@@ -11,12 +11,12 @@ import contextlib
 import os
 import threading
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
-from .face_parser import ParseDistance
+from .face_parser import ParseDistance, Probabilities
 from .fused import NearestCodes, prepared
 from .pack import user_folder
 from .quiet import Quiet
@@ -75,7 +75,7 @@ def compile_networks(networks: Networks, batch: int) -> None:
     if hasattr(inductor, "deterministic"):
         inductor.deterministic = True  # no choice between kernels by a stopwatch where it changes sums
     prepared(networks.parser)  # in place, within ``probabilities``
-    networks.parse_distance = CompiledFor(ParseDistance(networks.probabilities), batch)
+    networks.parse_distance = CompiledFor(ParseDistance(cast(Probabilities, networks.probabilities)), batch)
     for name in ("unet", "identity", "probabilities", "preview"):
         net = getattr(networks, name)
         if net is not None:

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
+from functools import reduce
 from types import ModuleType
 from typing import Any
 
@@ -77,28 +78,37 @@ class Probabilities(nn.Module):
             row = torch.tensor(values, dtype=torch.float32, device=like.device)
             self.register_buffer(name, row[:, None, None])
 
-    def forward(self, image: Tensor, enlarge: bool = False) -> Tensor:
-        """H and W, after enlarging: multiples of 32."""
+    def logits(self, image: Tensor, enlarge: bool = False) -> Tensor:
+        """What the softmax is taken of."""
         image = twice(twice(image, 2), 3) if enlarge else image
         seen: Tensor = self.parser(((image - self.mean) / self.std).to(self.dtype))
-        return seen.float().softmax(1)
+        return seen.float()
+
+    def forward(self, image: Tensor, enlarge: bool = False) -> Tensor:
+        """H and W, after enlarging: multiples of 32."""
+        return self.logits(image, enlarge).softmax(1)
 
 
 class ParseDistance(nn.Module):
     """How far what a parser says of a picture is from what it should say: (B, 3, H, W) → (B,).
 
     The squared distance of ``Probabilities``, class by class times ``weights`` (K,), its mean over pixels.
-    A compiler makes one pass of what would be ten over a map of all classes.
+    Written out class by class: a compiler makes one pass over the maps of that, and a slow kernel of a sum
+    over an axis whose values lie far apart in memory.
     """
 
-    def __init__(self, probabilities: nn.Module) -> None:
+    def __init__(self, probabilities: Probabilities) -> None:
         super().__init__()
         self.probabilities = probabilities
 
     def forward(self, image: Tensor, target: Tensor, weights: Tensor, enlarge: bool = False) -> Tensor:
         """``target`` (B, K, p, p) probabilities; ``enlarge`` as in ``Probabilities``."""
-        seen = self.probabilities(image, enlarge)
-        return (F.mse_loss(seen, target, reduction="none") * weights[:, None, None]).sum(1).mean((1, 2))
+        logits = self.probabilities.logits(image, enlarge).unbind(1)
+        most = reduce(torch.maximum, logits).detach()
+        parts = [(each - most).exp() for each in logits]
+        scale = 1 / reduce(torch.add, parts)
+        off = [(part * scale - target[:, k]) ** 2 * weights[k] for k, part in enumerate(parts)]
+        return reduce(torch.add, off).mean((1, 2))
 
 
 def twice(x: Tensor, axis: int) -> Tensor:

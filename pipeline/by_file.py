@@ -48,9 +48,11 @@ def _reduced(folder: Path, array: NDArray[Any]) -> Any:
 def _read(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """The array, and its file is gone."""
     array = np.empty(shape, dtype)
-    with path.open("rb", buffering=0) as file:
-        path.unlink()
-        _through(file.readinto, array)
+    try:
+        with path.open("rb", buffering=0) as file:
+            _through(file.readinto, array)
+    finally:
+        path.unlink(missing_ok=True)
     return array
 
 

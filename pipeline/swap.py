@@ -8,37 +8,28 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from .. import __version__
-from ..errors import Interrupted, SettingsError
-from .assign import (
-    check_plan,
-    check_sources,
-    given_plan,
-    identity_values,
-    load_sources,
-)
+from ..errors import Interrupted
+from .assign import check_plan, given_plan, load_sources
 from .deliver import Delivery, copied, passed_through, ranges_of
 from .device import cpu_threads, limit_gpu_memory
-from .files import sha256_of
 from .job import Identity, Job
 from .ledger import Done
 from .mirror import Mirror
-from .placing import Placing, left_by_a_crash, plan_digest
+from .opening import check_request, identity_of
+from .placing import Placing, plan_digest
 from .plan import Plan
 from .planning import found_plan, look_early, taken_plan
 from .progress import Listener, Silent, Stopwatch, peak_memory
-from .provenance import container_tags, report_path
+from .provenance import report_path
 from .request import Summary, SwapRequest
 from .resume import request_values
 from .target import (
     check_container,
-    check_inputs,
-    check_output,
     check_replaced,
     default_output,
     staged,
 )
-from .work import Rendering, View, Work, compiled_for, term_files
+from .work import Rendering, View, compiled_for, work_order
 
 if TYPE_CHECKING:
     from ..stages.records import ClipInfo, SourceFace
@@ -111,7 +102,7 @@ class _Run:
     def run(self) -> Summary:
         """Everything, in the order in which it can fail cheapest."""
         try:
-            self._check()
+            self.placing = check_request(self.request, self.output, self.report, self.job_folder)
             with self.watch.time("check"):
                 info, pack, identity = self._inputs()
             if self.request.plan is not None:  # read before --restart empties the folder it may lie in
@@ -134,23 +125,6 @@ class _Run:
                 else "nothing was kept, as nothing was finished yet"
             )
             raise Interrupted(f"stopped; {where}") from error
-
-    def _check(self) -> None:
-        request = self.request
-        if request.start is not None and request.end is not None and request.end <= request.start:
-            raise SettingsError(f"--end {request.end:g} s is not after --start {request.start:g} s")
-        if request.job is not None and not request.job.absolute().parent.is_dir():
-            raise SettingsError(f"--job {request.job}: there is no folder {request.job.absolute().parent}")
-        check_sources(request)
-        for photo in (p for wanted in request.wanted for p in wanted.photos):
-            check_inputs(request.clip, photo)
-        if request.reference is not None:
-            check_inputs(request.clip, request.reference, "--reference")
-        inputs = (request.clip, *request.pictures, *([] if request.plan is None else [request.plan]))
-        if not request.restart:
-            self.placing = left_by_a_crash(self.job_folder, self.output, self.report)
-        overwrite = request.overwrite or self.placing is not None
-        check_output(self.output, self.report, inputs, overwrite=overwrite)
 
     def _warn(self, message: str) -> None:
         self.warnings.append(message)
@@ -189,24 +163,7 @@ class _Run:
                 "compile": "on" if compiled else "off",
             }
         )
-        identity = Identity(
-            clip=str(request.clip),
-            clip_sha256=sha256_of(info.path, info.files or None),
-            start=request.start,
-            end=request.end,
-            source_sha256=sha256_of(request.source),
-            source_face=request.source_face,
-            settings=settings.model_dump(mode="json"),
-            settings_digest=settings.digest(),
-            pack=pack.manifest.name,
-            pack_digest=pack.digest(),
-            version=__version__,
-            threads=threads,
-            device=device,
-            dtype=self.settings.dtype,
-            compiled=compiled,
-            who=identity_values(request),
-        )
+        identity = identity_of(request, info, pack, self.settings, device, threads)
         return info, pack, identity
 
     def _own_plan(self) -> bytes | None:
@@ -362,22 +319,7 @@ class _Run:
         if plan.sources:
             self.listener.start("swap", plan.swapped_frames(), sum(faces))
         self.listener.start("encode", plan.clip.frames, sum(s.stop - s.start for s in before))
-        work = Work(
-            plan=plan,
-            settings=self.settings,
-            sources=sources,
-            digest=job.ledger.identity,
-            folder=job.folder,
-            template=pack.manifest.template_points(),
-            crop_size=pack.manifest.crop_size,
-            pack=self._pack_name,
-            pack_digest=pack.digest(),
-            tags=container_tags(pack),
-            threads=job.identity.threads,
-            terms=term_files(self.settings),
-            max_memory=self.request.max_memory,
-            urls=self.request.urls,
-        )
+        work = work_order(plan, self.request, self.settings, sources, pack, job)
         self.rendering = self.executor.render(work, job.ledger, todo, networks, self.listener, self.watch)
         if plan.sources:
             self.listener.finish("swap")

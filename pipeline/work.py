@@ -11,6 +11,7 @@ import hashlib
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..configs import Settings
@@ -19,8 +20,13 @@ from ..stages.records import F32, ClipInfo, SourceFace
 from .ledger import Ledger
 from .mirror import Mirror
 from .plan import Plan
-from .request import Urls
+from .provenance import container_tags
+from .request import SwapRequest, Urls
 from .storage import localise
+
+if TYPE_CHECKING:
+    from ..stages.swap.pack import Pack
+    from .job import Job
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,33 @@ class Work:
         """The job's ledger as this machine sees it."""
         mirror = None if self.urls.job is None else Mirror(self.urls.job)
         return Ledger(self.folder, self.digest, mirror)
+
+
+def work_order(
+    plan: Plan,
+    request: SwapRequest,
+    settings: Settings,
+    sources: tuple[SourceFace, ...],
+    pack: Pack,
+    job: Job,
+) -> Work:
+    """The order for a plan of a job; ``settings`` as for ``opening.identity_of``."""
+    return Work(
+        plan=plan,
+        settings=settings,
+        sources=sources,
+        digest=job.ledger.identity,
+        folder=job.folder,
+        template=pack.manifest.template_points(),
+        crop_size=pack.manifest.crop_size,
+        pack=settings.pack if request.pack_folder is None else str(request.pack_folder),
+        pack_digest=pack.digest(),
+        tags=container_tags(pack),
+        threads=job.identity.threads,
+        terms=term_files(settings),
+        max_memory=request.max_memory,
+        urls=request.urls,
+    )
 
 
 def compiled_for(settings: Settings) -> int:

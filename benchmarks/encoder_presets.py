@@ -3,7 +3,7 @@
     python benchmarks/encoder_presets.py [CLIP ...] [--frames 96] [--presets medium veryfast:subme=7 …]
 
 The first frames of each clip are encoded as a segment is (CRF 15, keyframes every 48 frames, two threads, no
-macroblock tree), with x264's parameters that stand behind a preset's colon, and decoded again. CPU seconds are
+macroblock tree), with x264's parameters behind a preset's colon, and decoded again. CPU seconds are
 this process's, user and system, without decoding. Warp ratio: how still the face is afterwards, 1 as still as
 before (``metrics/stillness.py``).
 """

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ldvid.configs import Settings, load_settings
 from ldvid.errors import SettingsError
-from ldvid.pipeline.ahead import prepare_ahead
+from ldvid.pipeline.ahead import prepare_ahead, warm_up
 from ldvid.stages.colour_match import low_frequencies, match_colour, skin_weights
 from ldvid.stages.mask import MaskStage
 from ldvid.stages.records import F32, Crops, SourceFace
@@ -244,6 +244,21 @@ def test_a_constant_is_made_once_and_outlives_its_place() -> None:
         constants.constant([i, 0.125], like)
     assert constants.constant([[0.25, 1], [2, 3]], like) is not first
     assert asked == [first]
+
+
+@gpu
+def test_a_gpu_that_was_warmed_up_swaps_the_same(
+    crops: Crops, pack: Pack, faces: tuple[SourceFace, SourceFace]
+) -> None:
+    swapped = []
+    for warm in (False, True):
+        net = Networks.load(pack, "cuda", "float32")
+        if warm:
+            warm_up(net, some(), faces[1])
+            assert net.recorder.used
+        ready = prepare_ahead(MaskStage(net, some()), stage := SwapStage(net, some(), faces[0]), crops)
+        swapped.append(stage.process(ready).swapped)
+    np.testing.assert_array_equal(*swapped)  # type: ignore[arg-type]
 
 
 @gpu

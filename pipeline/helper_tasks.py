@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import threading
 import time
@@ -43,9 +44,10 @@ class Outcome:
     frame: int | None = None
 
 
-def begin(parent: int) -> None:
+def begin(parent: int, folder: Path) -> None:
     """Make this process a helper of ``parent``: OpenCV takes one thread, Ctrl-C is the
-    parent's, and the end of that, however it came, is the end of this."""
+    parent's, and the end of that, however it came, is the end of this, and of the ``folder`` of files on
+    their way between them."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -57,6 +59,7 @@ def begin(parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
+        shutil.rmtree(folder, ignore_errors=True)  # it may lie in memory
         os._exit(1)
 
     threading.Thread(target=watch, name="ldvid-parent", daemon=True).start()

@@ -143,7 +143,7 @@ class Helpers:
         return ProcessPoolExecutor(
             count,
             initializer=helper_tasks.begin,
-            initargs=(os.getpid(),),
+            initargs=(os.getpid(), self._folder),
             env=threads,
             job_reducers=reducers(self._folder),
         )

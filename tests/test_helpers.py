@@ -237,20 +237,23 @@ def test_helpers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         "import os, signal\n"
         "from ldvid.pipeline.helpers import Helpers\n"
         "h = Helpers(1)\n"
-        "print(h.run(os.getpid), flush=True)\n"
+        "print(h.run(os.getpid), h._folder, flush=True)\n"
+        "(h._folder / 'on its way').touch()\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL
-    pid = int(done.stdout)
+    number, _, place = done.stdout.strip().partition(" ")
+    pid, folder = int(number), Path(place)
     until = time.monotonic() + 20
     while time.monotonic() < until:
         try:
             os.kill(pid, 0)
             state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
         except (ProcessLookupError, FileNotFoundError):
-            return
+            state = "Z"
         if state == "Z":
+            assert not folder.exists()
             return
         time.sleep(0.1)
     pytest.fail(f"helper {pid} outlived its parent")

@@ -20,6 +20,7 @@ from ..stages.swap.networks import Networks
 from ..stages.swap.stage import SwapStage
 
 _AT_ONCE = 2  # batches: while one waits for the GPU, the other computes
+PATIENCE = 10.0  # seconds for the other thread: Ctrl-C may have come before it was asked
 _warming = threading.Lock()
 
 
@@ -68,7 +69,7 @@ def _one_batch(networks: Networks, settings: Settings, source: SourceFace) -> No
     both_are_here = threading.Barrier(_AT_ONCE)
 
     def prepared(_: int) -> Crops:
-        both_are_here.wait()  # or one thread may take both
+        both_are_here.wait(PATIENCE)  # or one thread may take both
         return swap.prepare(mask.process(crops))
 
     with suppress(LdvidError, RuntimeError, ValueError):  # torch's own, of memory too, are RuntimeErrors

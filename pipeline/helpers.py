@@ -1,4 +1,4 @@
-"""Helpers: processes of this machine that decode, detect, align, paste draw masks and encode beside a GPU.
+"""Helpers: processes of this machine that decode, detect, align, draw masks, paste and encode beside a GPU.
 
 Threads of one process share one interpreter. Where a GPU takes a few milliseconds a frame, all that they do
 between two calls of OpenCV or numpy adds up to more than one interpreter has; it then feeds neither
@@ -91,6 +91,7 @@ class Helpers:
         if pool is not None:
             pool.shutdown(wait=True, kill_workers=True)
         self._files.close()
+        self._folder = None
 
     def run(self, task: Callable[..., Result], *values: Any) -> Result:
         """``task(*values)`` by a helper.

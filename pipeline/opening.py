@@ -15,8 +15,6 @@ from .request import SwapRequest
 from .target import check_inputs, check_output
 
 if TYPE_CHECKING:
-    from ..configs import Settings
-    from ..stages.records import ClipInfo
     from ..stages.swap.pack import Pack
 
 
@@ -44,15 +42,23 @@ def check_request(request: SwapRequest, output: Path, report: Path, job_folder: 
 
 
 def identity_of(
-    request: SwapRequest, info: ClipInfo, pack: Pack, settings: Settings, device: str, threads: int | None
+    request: SwapRequest,
+    clip_sha256: str,
+    pack: Pack,
+    computed: tuple[str, int | None],
+    dtype: str,
+    *,
+    compiled: bool = False,
 ) -> Identity:
-    """What the bytes of a job depend on.
+    """What the bytes of a job, or of one picture, depend on.
 
-    ``settings`` say which precision, and whether networks are compiled, where the request's may say "auto".
+    ``computed``: device and threads, as ``compute_device`` gives them. ``dtype`` and ``compiled`` say what
+    the settings may leave to be found out.
     """
+    device, threads = computed
     return Identity(
         clip=str(request.clip),
-        clip_sha256=sha256_of(info.path, info.files or None),
+        clip_sha256=clip_sha256,
         start=request.start,
         end=request.end,
         source_sha256=sha256_of(request.source),
@@ -64,7 +70,7 @@ def identity_of(
         version=__version__,
         threads=threads,
         device=device,
-        dtype=settings.dtype,
-        compiled=settings.compile == "on",
+        dtype=dtype,
+        compiled=compiled,
         who=identity_values(request),
     )

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import __version__
 from ..errors import FaceError, OutputError, SettingsError
-from .assign import identity_values, load_sources, sources_of
+from .assign import load_sources, sources_of
 from .device import compute_device, cpu_threads, limit_gpu_memory
 from .files import copy_file, sha256_of
 from .job import Identity
+from .opening import identity_of
 from .progress import Listener, Silent, Stopwatch, peak_memory
 from .provenance import container_tags, describe_device, record, report_path, write_record
 from .request import Summary, SwapRequest
@@ -217,21 +217,6 @@ def _write(part: Path, output: Path, frame: Frame, still: StillSwap, pack: Pack,
 def _identity(request: SwapRequest, pack: Pack) -> Identity:
     from ..stages.swap.networks import resolve_dtype
 
-    device, threads = compute_device(request.device, request.threads)
-    return Identity(
-        clip=str(request.clip),
-        clip_sha256=sha256_of(request.clip),
-        start=None,
-        end=None,
-        source_sha256=sha256_of(request.source),
-        source_face=request.source_face,
-        settings=request.settings.model_dump(mode="json"),
-        settings_digest=request.settings.digest(),
-        pack=pack.manifest.name,
-        pack_digest=pack.digest(),
-        version=__version__,
-        threads=threads,
-        device=device,
-        dtype=resolve_dtype(request.settings.dtype, device),
-        who=identity_values(request),
-    )
+    computed = compute_device(request.device, request.threads)
+    dtype = resolve_dtype(request.settings.dtype, computed[0])
+    return identity_of(request, sha256_of(request.clip), pack, computed, dtype)

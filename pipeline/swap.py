@@ -12,6 +12,7 @@ from ..errors import Interrupted
 from .assign import check_plan, given_plan, load_sources
 from .deliver import Delivery, copied, passed_through, ranges_of
 from .device import cpu_threads, limit_gpu_memory
+from .files import sha256_of
 from .job import Identity, Job
 from .ledger import Done
 from .mirror import Mirror
@@ -163,7 +164,8 @@ class _Run:
                 "compile": "on" if compiled else "off",
             }
         )
-        identity = identity_of(request, info, pack, self.settings, device, threads)
+        clip, dtype = sha256_of(info.path, info.files or None), self.settings.dtype
+        identity = identity_of(request, clip, pack, (device, threads), dtype, compiled=compiled)
         return info, pack, identity
 
     def _own_plan(self) -> bytes | None:

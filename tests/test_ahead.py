@@ -107,3 +107,13 @@ def test_what_goes_wrong_is_left_to_its_turn(
 
     monkeypatch.setattr(SwapStage, "prepare", failing)
     ahead._one_batch(networks, some(), faces[0])
+
+
+def test_a_thread_that_waits_in_vain_goes_on(
+    networks: Networks, faces: tuple[SourceFace, SourceFace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the other was still busy: nobody comes, and the command must be able to end."""
+    monkeypatch.setattr(ahead, "PATIENCE", 0.2)
+    monkeypatch.setattr(ahead, "_both", lambda: pool)
+    with ThreadPoolExecutor(1) as pool:  # the second of two that never comes
+        ahead._one_batch(networks, some(), faces[0])

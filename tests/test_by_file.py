@@ -82,3 +82,6 @@ def test_both_ways_through_a_pool_and_nothing_is_left() -> None:
         folder = helpers._folder
         assert folder is not None and folder.is_dir() and not list(folder.iterdir())
     assert not folder.exists()
+    with helpers:  # opened again: a new folder
+        assert np.array_equal(helpers.run(np.flip, array), np.flip(array))
+        assert helpers._folder is not None and helpers._folder != folder

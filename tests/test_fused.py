@@ -217,6 +217,24 @@ def test_whole_networks(monkeypatch: pytest.MonkeyPatch) -> None:
             same(exchanged, net, x)
 
 
+def test_only_wide_heads_are_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "WIDEST_HEAD", 16)
+    net: Any = UNet2DModel(
+        sample_size=8, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(32, 64),
+        attention_head_dim=32, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    net.eval().requires_grad_(False)
+    before = [type(m.processor) for m in net.modules() if hasattr(m, "processor")]
+    exchanged = fused.with_wide_heads(copy.deepcopy(net))
+    assert all(isinstance(m.processor, WideHeads) for m in exchanged.modules() if hasattr(m, "processor"))
+    assert {type(m) for m in exchanged.modules()} == {type(m) for m in net.modules()}
+    same(lambda z: exchanged(z, 3).sample, lambda z: net(z, 3).sample, torch.randn(2, 3, 8, 8))
+    monkeypatch.setattr(fused, "WIDEST_HEAD", 32)
+    fused.with_wide_heads(net)
+    assert [type(m.processor) for m in net.modules() if hasattr(m, "processor")] == before
+
+
 @pytest.fixture
 def interpreted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """torch.compile as far as it goes without a GPU's code generator; lists what it was asked for."""

@@ -236,6 +236,17 @@ def prepared(net: nn.Module) -> nn.Module:
         if isinstance(part, (ResidualBlock, *_theirs("resnet.ResnetBlock2D"))):
             _without_bias(part)
         prepared(part)
+        with_wide_heads(part)
+    return net
+
+
+def with_wide_heads(net: nn.Module) -> nn.Module:
+    """The module with ``WideHeads`` wherever a head is that wide, in place.
+
+    Worth it on any GPU: the gradient of the fallback, where it must be repeatable, is taken by one block of
+    threads for each frame.
+    """
+    for part in net.modules():
         if isinstance(part, _theirs("attention_processor.Attention")):
             attention = cast(Any, part)
             if attention.to_q.out_features // attention.heads > WIDEST_HEAD:

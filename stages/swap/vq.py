@@ -11,6 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from .fused import with_wide_heads
+
 
 class VQAutoencoder(nn.Module):
     """A diffusers ``VQModel`` with the interface the sampler needs.
@@ -26,6 +28,8 @@ class VQAutoencoder(nn.Module):
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move to ``device`` as ``dtype``, the codebook as float32: rounded codes are other codes."""
+        if device.type == "cuda":
+            with_wide_heads(self.model)
         for name, part in self.model.named_children():
             kept = torch.float32 if name == "quantize" else dtype
             part.to(device, kept, memory_format=torch.channels_last)

@@ -8,7 +8,8 @@ lose of the original fades with the original, so that no line shows where the ma
 
 from __future__ import annotations
 
-from typing import Any, cast
+from functools import cache
+from typing import Any
 
 import av
 import numpy as np
@@ -34,8 +35,12 @@ def _blocks(mask: F32, by: int, bx: int) -> tuple[F32, NDArray[np.bool_]]:
         return mask, mask > 0
     h, w = mask.shape
     padded = np.pad(mask, ((0, -h % by), (0, -w % bx)), mode="edge")
-    blocks = padded.reshape(padded.shape[0] // by, by, padded.shape[1] // bx, bx)
-    return cast(F32, blocks.mean((1, 3), dtype=np.float32)), cast("NDArray[np.bool_]", blocks.max((1, 3)) > 0)
+    mean: F32 = np.zeros((padded.shape[0] // by, padded.shape[1] // bx), np.float32)
+    touched = np.zeros(mean.shape, bool)
+    for part in (padded[i::by, j::bx] for i in range(by) for j in range(bx)):
+        mean += part
+        touched |= part > 0
+    return mean / np.float32(by * bx), touched
 
 
 def _box(mask: F32) -> tuple[int, int, int, int] | None:
@@ -86,7 +91,7 @@ def compose(
     new = planes(from_rgb(rgb[y0:y1, x0:x1], pix_fmt, colour))
     old = planes(from_rgb(frame.rgb[y0:y1, x0:x1], pix_fmt, colour))
     mask = touched[y0:y1, x0:x1].astype(np.float32)
-    scales = av.VideoFormat(pix_fmt, 64, 64)
+    scales, blocks = av.VideoFormat(pix_fmt, 64, 64), cache(lambda by, bx: _blocks(mask, by, bx))
     for i, target in enumerate(targets):
         component = next(c for c in scales.components if c.plane == i)
         if component.is_alpha:
@@ -94,7 +99,7 @@ def compose(
         bx, by = 64 // component.width, 64 // component.height
         region = target[y0 // by : -(-y1 // by), x0 // bx : -(-x1 // bx)]
         top = (1 << component.bits) - 1 if region.ndim == 2 else np.iinfo(region.dtype).max
-        _blend(region, new[i], old[i], *_blocks(mask, by, bx), top)
+        _blend(region, new[i], old[i], *blocks(by, bx), top)
     return out
 
 

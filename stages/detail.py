@@ -37,7 +37,7 @@ def agreement(swapped: F32, target: U8) -> F32:
     Light and skin tone don't count, being coarser than what is compared.
     """
     unit = len(swapped) / 256
-    difference = (swapped - target) @ LUMA
+    difference = luma_of(swapped - target)
     fine, coarse = (cv2.GaussianBlur(difference, (0, 0), sigma * unit) for sigma in FEATURES)
     energy = cv2.GaussianBlur((fine - coarse) ** 2, (0, 0), POOL * unit)
     return cast(F32, np.exp(-energy / TOLERANCE**2).astype(np.float32))
@@ -68,11 +68,16 @@ def restore(face: F32, own: F32, frame: F32, weight: F32, where: F32, scale: flo
 
 def _lift(ours: F32, theirs: F32, band: F32, where: F32) -> float:
     """k, so that ``theirs + (1 + k)·ours`` has the energy of ``band`` in the face; 0 to ``LIFT``."""
-    x, y, z = (picture @ LUMA for picture in (ours, theirs, band))
+    x, y, z = (luma_of(picture) for picture in (ours, theirs, band))
     a, b, c = (float((v * where).sum()) for v in (x * x, 2 * x * y, y * y - z * z))
     if a < ENOUGH * float(where.sum()) or c >= 0:
         return 0.0
     return float(np.clip((np.sqrt(b * b - 4 * a * c) - b) / (2 * a) - 1, 0, LIFT))
+
+
+def luma_of(picture: F32) -> F32:
+    """(h, w, 3) RGB → (h, w), in a tenth of the time of numpy's product."""
+    return cast(F32, cv2.transform(picture, LUMA[None]))
 
 
 def _blur(picture: F32, sigma: float) -> F32:

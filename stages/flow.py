@@ -59,15 +59,16 @@ def follow(picture: F32 | U8, flow: F32, box: Box = ALL) -> F32:
     return cast(F32, cv2.remap(whole, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
 
 
-def agreement(forward: F32, backward: F32, box: Box = ALL) -> F32:
+def agreement(forward: F32, backward: F32, box: Box = ALL, size: float = 1.0) -> F32:
     """1 where going there and back again ends at the start, towards 0 where it doesn't: (H, W), or of a box.
 
     The criterion of Sundaram et al. (ECCV 2010), |f + b|² < 0.01 (|f|² + |b|²) + 0.5, made smooth; a pixel
-    whose partner lies outside the picture has none.
+    whose partner lies outside the picture has none. ``size`` is that of these flows' pictures, against
+    those in whose pixels the half is meant.
     """
     back, there = follow(backward, forward, box), forward[box]
     miss = _square(there + back)
-    allowed = 0.01 * (_square(there) + _square(back)) + 0.5
+    allowed = 0.01 * (_square(there) + _square(back)) + 0.5 * size**2
     height, width = forward.shape[:2]
     x, y = _partners(forward, box)
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)

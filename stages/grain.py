@@ -25,8 +25,9 @@ MOST = 24.0  # grey levels
 EXPOSED = (12, 243)  # luma between which grain shows
 SAMPLE = 16384  # pixels
 QUARTILE = 0.31864  # of |x|, x standard normal
-# Immerkær 1996 (doi 10.1006/cviu.1996.0060): the difference of two Laplacians, blind to edges and slopes.
-OPERATOR = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
+# Immerkær 1996 (doi 10.1006/cviu.1996.0060): the difference of two Laplacians, blind to edges and slopes;
+# this along the rows times this along the columns.
+OPERATOR = np.array([1, -2, 1], np.float32) / np.float32(6**0.5)
 # RGB → Y, Cb, Cr of BT.601, and back.
 TO_YCC = np.array(
     [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32
@@ -34,19 +35,29 @@ TO_YCC = np.array(
 TO_RGB = np.linalg.inv(TO_YCC.astype(np.float64)).astype(np.float32)
 
 
-def noise_level(plane: F32, where: F32) -> float:
-    """Standard deviation of the white noise in a plane (h, w), where ``where`` (h, w) is above one half.
+def noise_levels(picture: F32, where: F32) -> F32:
+    """Standard deviations of the white noise in Y, Cb and Cr of a picture (h, w, 3) RGB, where ``where``
+    (h, w) is above one half: (3,).
 
     By the lower quartile of absolute values: texture and edges may take three quarters of the pixels.
     """
     inside = where > 0.5
-    count = int(inside.sum())
+    count = int(np.count_nonzero(inside))
     if count < 64:
-        return 0.0
+        return np.zeros(3, np.float32)
     # Every so manieth row and column of a large face: enough to know a quartile to a per cent.
     thin = max(1, int((count / SAMPLE) ** 0.5))
-    seen = cv2.filter2D(plane, -1, OPERATOR)[::thin, ::thin][inside[::thin, ::thin]]
-    return float(np.quantile(np.abs(seen), 0.25) / QUARTILE)
+    seen = np.abs(_noise(picture, thin)[inside[::thin, ::thin]] @ TO_YCC.T)
+    quarter = len(seen) // 4
+    return cast(F32, (np.partition(seen, quarter, 0)[quarter] / QUARTILE).astype(np.float32))
+
+
+def _noise(picture: F32, thin: int) -> F32:
+    """``OPERATOR`` both ways, at every ``thin``-th row and column."""
+    padded = cv2.copyMakeBorder(picture, 1, 1, 1, 1, cv2.BORDER_REFLECT_101)
+    height, width = picture.shape[:2]
+    rows = sum(weight * padded[i : height + i : thin] for i, weight in enumerate(OPERATOR))
+    return cast(F32, sum(weight * rows[:, i : width + i : thin] for i, weight in enumerate(OPERATOR)))
 
 
 def levels(picture: F32, where: F32) -> F32:
@@ -54,14 +65,13 @@ def levels(picture: F32, where: F32) -> F32:
 
     White noise of σ gives σ and σ/2.
     """
-    ycc = picture @ TO_YCC.T
     half = (max(where.shape[1] // 2, 1), max(where.shape[0] // 2, 1))
     # Even sizes, so that every mean is over whole pixels.
     even = np.s_[: half[1] * 2, : half[0] * 2]
-    small, inside = (cast(F32, cv2.resize(a[even], half, interpolation=cv2.INTER_AREA)) for a in (ycc, where))
-    return np.array(
-        [[noise_level(ycc[..., i], where), noise_level(small[..., i], inside)] for i in range(3)], np.float32
+    small, inside = (
+        cast(F32, cv2.resize(a[even], half, interpolation=cv2.INTER_AREA)) for a in (picture, where)
     )
+    return np.stack([noise_levels(picture, where), noise_levels(small, inside)], 1)
 
 
 def shot_levels(frame: F32, where: F32, wide: F32, beside: F32) -> F32:
@@ -74,7 +84,7 @@ def shot_levels(frame: F32, where: F32, wide: F32, beside: F32) -> F32:
         frame, where: (h, w, 3) RGB in [0, 255] and (h, w), the face.
         wide, beside: (h', w', 3) and (h', w'), its surround.
     """
-    luma = wide @ TO_YCC[0]
+    luma = cv2.transform(wide, TO_YCC[:1])
     beside = (beside * ((luma > EXPOSED[0]) & (luma < EXPOSED[1]))).astype(np.float32)
     own = levels(frame, where)
     return np.minimum(own, levels(wide, beside)) if int((beside > 0.5).sum()) >= 1024 else own
@@ -115,7 +125,7 @@ def add_grain(face: F32, bare: F32, there: F32, where: F32, kept: F32, key: Key,
     single = np.clip(single - double / 9, 0, None)
     grain = fine * np.sqrt(single) + coarse * np.sqrt(double)
     free = np.sqrt(np.clip(1 - kept**2, 0, 1))[..., None]
-    return cast(F32, (face + np.float32(strength) * free * (grain @ TO_RGB.T)).astype(np.float32))
+    return cast(F32, (face + np.float32(strength) * free * cv2.transform(grain, TO_RGB)).astype(np.float32))
 
 
 def _seed(seed: int, track: int, frame: int) -> int:

@@ -15,7 +15,7 @@ from typing import cast
 import cv2
 import numpy as np
 
-from .detail import LUMA
+from .detail import luma_of
 from .records import F32, F64, U8
 
 BAND = (0.012, 0.22)  # cycles per pixel of a 256 crop between which spectra are compared
@@ -42,7 +42,7 @@ def blur_between(swapped: F32, target: U8, mask: F32, scale: float = 1.0) -> F64
     if total < (16 * unit) ** 2:
         return np.zeros((2, 2))
     window = cast(F32, cv2.GaussianBlur(mask, (0, 0), 4 * unit))
-    ours, theirs = (_spectrum(p.astype(np.float32) @ LUMA, window) for p in (swapped, target))
+    ours, theirs = (_spectrum(luma_of(p.astype(np.float32)), window) for p in (swapped, target))
     fy, fx = np.meshgrid(np.fft.fftfreq(size), np.fft.rfftfreq(size), indexing="ij")
     radius = np.hypot(fx, fy) * unit
     high = BAND[1] / max(scale / unit, 1.0)  # a coarse frame's own band ends below the crop's

@@ -75,20 +75,19 @@ def steady(crops: Crops, sigma: float, start: int, stop: int) -> Crops:
             return
         box = _box(most)
         light = look.light(row)[box]
-        mine = look.change(row)[box]
-        change, mask = mine[..., :3].copy(), mine[..., 3].copy()
-        total = np.ones(mask.shape, np.float32)
+        change = look.change(row)[box].copy()
+        total = np.ones(change.shape[:2], np.float32)
         for other in (i for i in around(row) if i != row):
             away = int(crops.frames[other] - crops.frames[row])
             trust = look.trust(row, other, box) * np.float32(np.exp(-0.5 * (away / sigma) ** 2))
             moved = follow(look.change(other), look.flow(row, other), box)
-            moved *= trust[..., None]
-            change += moved[..., :3]
-            mask += moved[..., 3]
+            moved *= cv2.merge([trust] * 4)  # numpy repeats so short an axis slowly
+            change += moved
             total += trust
-        swapped[row - a][box] = np.clip(light + change / total[..., None], 0, 255)
+        change /= cv2.merge([total] * 4)
+        swapped[row - a][box] = np.clip(light + change[..., :3], 0, 255)
         masks[row - a] = 0
-        masks[row - a][box] = np.minimum(mask / total, most[box])
+        masks[row - a][box] = np.minimum(change[..., 3], most[box])
 
     for first in range(a, b, AT_ONCE):
         rows = range(first, min(first + AT_ONCE, b))
@@ -100,13 +99,10 @@ def steady(crops: Crops, sigma: float, start: int, stop: int) -> Crops:
 
 
 def _box(mask: F32) -> Box:
-    """The rectangle of a mask, and around it what a blur by ``GRAIN`` reaches."""
-    unit = len(mask) / 256
-    sides = []
-    for axis in (1, 0):
-        there = np.flatnonzero(mask.any(axis))
-        sides.append(slice(max(int(there[0] - 8 * unit), 0), int(there[-1] + 8 * unit) + 1))
-    return sides[0], sides[1]
+    """The rectangle of a mask."""
+    there = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    rows, columns = (slice(int(each[0]), int(each[-1]) + 1) for each in there)
+    return rows, columns
 
 
 class _Rows:
@@ -115,29 +111,37 @@ class _Rows:
     def __init__(self, crops: Crops) -> None:
         self._crops = crops
         self._flows: dict[tuple[int, int], F32] = {}
+        self._small: dict[tuple[int, int], F32] = {}  # the same at half the size, in pixels of that
         self._light: dict[int, F32] = {}
         self._change: dict[int, F32] = {}
-        self._whole: dict[int, F32] = {}
+        self._soft: dict[int, F32] = {}
 
     def look(self, pairs: set[tuple[int, int]]) -> None:
         """Find out all that will be asked of these pairs of rows, so that several may ask at once."""
         rows = sorted({row for pair in pairs for row in pair} - self._light.keys())
-        for row, (whole, light, change) in zip(rows, spread(self._alone, rows), strict=True):
-            self._whole[row], self._light[row], self._change[row] = whole, light, change
+        for row, (soft, light, change) in zip(rows, spread(self._alone, rows), strict=True):
+            self._soft[row], self._light[row], self._change[row] = soft, light, change
         both = pairs | {(second, first) for first, second in pairs}
         new = sorted({(i, j) for i, j in both if i != j} - self._flows.keys())
         images = self._crops.images
-        flows = spread(lambda pair: optical_flow(*(images[row] for row in pair)), new)
-        self._flows |= dict(zip(new, flows, strict=True))
+
+        def both_sizes(pair: tuple[int, int]) -> tuple[F32, F32]:
+            flow = optical_flow(*(images[row] for row in pair))
+            small = _halved(flow)
+            return flow, small * np.float32(len(small) / len(flow))
+
+        for pair, (flow, small) in zip(new, spread(both_sizes, new), strict=True):
+            self._flows[pair], self._small[pair] = flow, small
 
     def _alone(self, row: int) -> tuple[F32, F32, F32]:
-        """The target (S, S, 3) as float32, its light, and what the swap changes of that, (S, S, 4) with the
-        mask."""
+        """The target without its grain at half the size, its light, and what the swap changes of that,
+        (S, S, 4) with the mask."""
         swapped, masks = self._crops.swapped, self._crops.masks
         assert swapped is not None and masks is not None
         whole = self._crops.images[row].astype(np.float32)
         light = _blur(whole, LIGHT)
-        return whole, light, np.dstack([swapped[row] - light, masks[row]])
+        soft = _blur(_halved(whole), GRAIN / 2, len(whole))
+        return soft, light, np.dstack([swapped[row] - light, masks[row]])
 
     def light(self, row: int) -> F32:
         """The coarse part of a target, (S, S, 3)."""
@@ -152,24 +156,35 @@ class _Rows:
         return self._flows[first, second]
 
     def trust(self, row: int, other: int, box: Box) -> F32:
-        """How far each pixel of a row's box is the same point of the same face in another, in [0, 1]."""
-        apart = follow(self._whole[other], self.flow(row, other), box)
-        apart -= self._whole[row][box]
-        apart = _blur(apart, GRAIN, len(self._whole[row]))
+        """How far each pixel of a row's box is the same point of the same face in another, in [0, 1].
+
+        Found out at half the size: a flow is no finer, and grain is no difference.
+        """
+        there, back = self._small[row, other], self._small[other, row]
+        apart = follow(self._soft[other], there) - self._soft[row]
         apart *= apart
         most = np.maximum(np.maximum(apart[..., 0], apart[..., 1]), apart[..., 2])
         unlike = np.exp(most * np.float32(-1 / LOOKS_SAME**2))
-        return agreement(self.flow(row, other), self.flow(other, row), box) * cast(F32, unlike)
+        size = self._crops.images.shape[2:0:-1]
+        trusted = agreement(there, back, size=len(there) / size[0]) * unlike
+        return cast(F32, cv2.resize(trusted, size, interpolation=cv2.INTER_LINEAR)[box])
 
     def forget(self, row: int) -> None:
         """Let go of what is known of rows up to this one."""
-        self._flows = {k: v for k, v in self._flows.items() if min(k) > row}
-        for known in (self._light, self._change, self._whole):
+        for pair in [k for k in self._flows if min(k) <= row]:
+            del self._flows[pair], self._small[pair]
+        for known in (self._light, self._change, self._soft):
             for old in [k for k in known if k <= row]:
                 del known[old]
 
 
+def _halved(picture: F32) -> F32:
+    """(S, S, C) at half the size, each pixel a mean."""
+    half = (len(picture) + 1) // 2
+    return cast(F32, cv2.resize(picture, (half, half), interpolation=cv2.INTER_AREA))
+
+
 def _blur(picture: F32, sigma: float, size: int | None = None) -> F32:
-    """By ``sigma`` pixels of a 256 crop; ``size`` is that of the crop this is part of (None: all of it)."""
+    """By ``sigma`` pixels of a 256 crop; ``size`` is that of the crop, if the picture is not one."""
     width = sigma * (size or len(picture)) / 256
     return cast(F32, cv2.GaussianBlur(picture, (0, 0), width, borderType=cv2.BORDER_REPLICATE))

@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own custom
 from ldvid.configs import load_settings
 from ldvid.stages.swap.blend import downsample_mask
 from ldvid.stages.swap.context import Context
+from ldvid.stages.swap.drawn import Drawn
 from ldvid.stages.swap.guidance import build_terms, parse_once
 from ldvid.stages.swap.networks import Networks
 from ldvid.stages.swap.pack import Pack
@@ -57,6 +58,7 @@ def exact(pack: Pack, fast: Pack, bench: Bench) -> Iterator[Row]:
 
     def prepared(net: Networks, batch: int) -> tuple[Context, Tensor, Tensor]:
         context = make_context(net, batch)
+        context.drawn = Drawn(context.seed, context.track)  # made once, as by a job
         factor = net.manifest.autoencoder.downscale
         with torch.no_grad():
             return context, net.encode(context.target), downsample_mask(context.mask, factor)

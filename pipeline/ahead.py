@@ -21,6 +21,7 @@ from ..stages.swap.stage import SwapStage
 
 _AT_ONCE = 2  # batches: while one waits for the GPU, the other computes
 PATIENCE = 10.0  # seconds for the other thread: Ctrl-C may have come before it was asked
+TO_RECORD = 2  # runs: ``recorded``
 _warming = threading.Lock()
 
 
@@ -46,7 +47,8 @@ def prepare_ahead(mask: MaskStage, swap: SwapStage, crops: Crops) -> Crops:
 def warm_up(networks: Networks, settings: Settings, source: SourceFace) -> None:
     """Have a GPU load what a job runs there: one batch of the source's own face, made and thrown away.
 
-    A kernel is loaded when it is first used, by one core of the processor; a job uses hundreds. On a
+    A kernel is loaded when it is first used, by one core of the processor; a job uses hundreds. Made twice,
+    the batch is recorded, and the job replays that from its first one on. On a
     CPU there is nothing to load. What goes wrong here goes wrong again in its turn, and is said there.
     """
     if networks.device.type != "cuda" or any(term.file is not None for term in settings.guidance):
@@ -74,4 +76,5 @@ def _one_batch(networks: Networks, settings: Settings, source: SourceFace) -> No
 
     with suppress(LdvidError, RuntimeError, ValueError):  # torch's own, of memory too, are RuntimeErrors
         first, _ = _both().map(prepared, range(_AT_ONCE))
-        swap.sample(first)
+        for _ in range(TO_RECORD):
+            swap.sample(first)

@@ -158,9 +158,9 @@ class LocalExecutor:
             if self._helpers is not None:
                 far = partial(Far, self._helpers, stack.enter_context(self._helpers.order(work)), watch)
                 draw = self._helpers.draw
-                # Writing is most of the work; a fifth each is left for loading and for masks.
-                loaders = max(1, self._helpers.count // 5)
-                writers = max(1, self._helpers.count - 2 * loaders)
+                # Writing is most of the work, and takes seconds a segment; masks are waited for.
+                loaders = max(1, self._helpers.count // 8)
+                writers = max(1, self._helpers.count - loaders - max(1, self._helpers.count // 4))
             elif networks.device.type == "cuda":  # which swaps faster than one thread encodes
                 writers = min(MOST_WRITERS, max(1, width() // CORES_A_WRITER))
             renderer = Renderer(work, ledger, networks, listener, watch, self.policy, far, draw)

@@ -36,16 +36,17 @@ from .work import View, Work
 
 Result = TypeVar("Result")
 _PIECE = 48  # frames a helper looks at before it is asked again
-_CROPS = 4  # whose masks a helper draws before it is asked again
+_CROPS = 2  # whose masks a helper draws before it is asked again
 _AHEAD = 4  # pieces asked for a helper: nobody takes any while torch is imported and networks are loaded
 FEWEST_CORES = 4  # with fewer, helpers would only take turns with what they help
 MOST, THREADS = 16, 2
 
 
 def how_many() -> int:
-    """Helpers for this machine: three quarters of its cores, 0 where there are too few."""
+    """Helpers for this machine: one for each core, 0 where there are too few. This process comes first
+    (``helper_tasks.LATER``), and a helper often waits for it."""
     cores = width()
-    return 0 if cores < FEWEST_CORES else min(MOST, cores * 3 // 4)
+    return 0 if cores < FEWEST_CORES else min(MOST, cores)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ldvid.configs import GuidanceTerm, load_settings
 from ldvid.stages.swap.guidance import Context, Scheduled, SourcePicture, arcface_theta, build_terms
 from ldvid.stages.swap.manifest import ParserEntry
 from ldvid.stages.swap.networks import Networks
-from ldvid.stages.swap.noise import latent_noise
+from ldvid.stages.swap.noise import generator, standard_normal
 from ldvid.stages.swap.sampler import Sampling, guidance_gradient, guide, guided_swap
 from ldvid.stages.swap.schedule import alpha_bars, timesteps
 from torch import Tensor
@@ -174,8 +174,7 @@ def test_one_step_is_lines_7_to_17(net: SmallNetworks, context: Context, z: Tens
     m = draw(3, 1, LATENT, LATENT, seed=9).sigmoid()
     seen: list[Tensor] = []
     guided_swap(context, z, z, m, chosen, PAPER, lambda _, value: seen.append(value))
-    key = {"seed": context.seed, "track": context.track}
-    noise = latent_noise((3, LATENT, LATENT), net.device, purpose="start", **key).double()
+    noise = standard_normal((3, LATENT, LATENT), generator(context.seed, context.track, "start")).double()
     k, after = timesteps(1000, PAPER.start_level, PAPER.steps)[:2]
     a, b = net.alpha_bar[k], net.alpha_bar[after]
     zk = torch.sqrt(a) * z + torch.sqrt(1 - a) * noise
@@ -199,7 +198,7 @@ def test_line_16_is_at_the_level_it_says(
     if background == "previous":
         assert torch.equal(result, z)
         return
-    noise = latent_noise((3, LATENT, LATENT), net.device, purpose="start", seed=5, track=2).double()
+    noise = standard_normal((3, LATENT, LATENT), generator(5, 2, "start")).double()
     a = net.alpha_bar[500]
     torch.testing.assert_close(result, torch.sqrt(a) * z + torch.sqrt(1 - a) * noise)
 

@@ -270,6 +270,6 @@ def test_errors_that_do_not_survive_the_way_keep_their_words() -> None:
 
 
 def test_few_cores_need_no_helpers() -> None:
-    for cores, count in ((1, 0), (3, 0), (4, 3), (16, 12), (128, 16)):
+    for cores, count in ((1, 0), (3, 0), (4, 4), (16, 16), (128, 16)):
         with limited(cores):
             assert how_many() == count

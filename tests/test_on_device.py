@@ -254,10 +254,12 @@ def test_a_gpu_that_was_warmed_up_swaps_the_same(
     for warm in (False, True):
         net = Networks.load(pack, "cuda", "float32")
         if warm:
-            warm_up(net, some(), faces[1])
-            assert net.recorder.used
+            warm_up(net, some(), faces[0])
+            assert len(net.recorder._recordings) == 1
         ready = prepare_ahead(MaskStage(net, some()), stage := SwapStage(net, some(), faces[0]), crops)
         swapped.append(stage.process(ready).swapped)
+        if warm:  # it is what was recorded that ran
+            assert len(net.recorder._recordings) == 1
     np.testing.assert_array_equal(*swapped)  # type: ignore[arg-type]
 
 
@@ -274,7 +276,15 @@ def test_a_recorded_swap_is_the_swap(
         mask, stage = MaskStage(net, chosen), SwapStage(net, chosen, faces[0])
         whole = replace(crops, frames=np.arange(5))
         swapped += [stage.process(mask.process(whole)).swapped for _ in range(3 if device == "cuda" else 1)]
-    for other in swapped[1:3]:
-        np.testing.assert_array_equal(swapped[0], other)  # type: ignore[arg-type]
+        if device == "cuda":  # another track by the recording of this one, and by its own
+            other = mask.process(replace(whole, track=1))
+            replayed = stage.process(other).swapped
+            assert len(net.recorder._recordings) == 1
+            net = Networks.load(pack, device, "float32")
+            own = SwapStage(net, chosen, faces[0]).process(MaskStage(net, chosen).process(other)).swapped
+            np.testing.assert_array_equal(replayed, own)  # type: ignore[arg-type]
+            assert not np.array_equal(np.asarray(replayed), np.asarray(swapped[0]))
+    for again in swapped[1:3]:
+        np.testing.assert_array_equal(swapped[0], again)  # type: ignore[arg-type]
     away = np.abs(np.asarray(swapped[0]) - np.asarray(swapped[3]))
     assert away.mean() < 2, away.mean()

@@ -95,8 +95,26 @@ def test_the_second_batch_is_recorded_and_the_rest_replayed(cuda: torch.device) 
     before = work.calls
     recorder.run(MOST - 1, work, {"x": torch.ones(2)})
     assert work.calls == before
-    assert recorder.run("key", work, {"x": torch.full((2,), 7.0)})[0].tolist() == [14, 14]
-    assert work.calls == before + 1
+    for n, value in enumerate((7.0, 8.0), 1):  # the others are forgotten whole: run first, then recorded
+        assert recorder.run("key", work, {"x": torch.full((2,), value)})[0].tolist() == [2 * value] * 2
+        assert work.calls == before + n and Graph.noting is None
+    assert sum(key[0] == "key" for key in recorder._recordings) == 1
+
+
+def test_what_comes_before_is_done_each_time_and_not_recorded(cuda: torch.device) -> None:
+    recorder, done = Recorder(cuda), []
+    for v in range(4):
+        recorder.run("key", Doubling(), {"x": torch.ones(2)}, lambda v=v: done.append((v, Graph.noting)))
+    assert done == [(v, None) for v in range(4)]
+
+
+def test_what_is_shared_is_made_once(cuda: torch.device) -> None:
+    recorder = Recorder(cuda)
+    first = recorder.shared("a", object)
+    assert recorder.shared("a", object) is first and recorder.shared("b", object) is not first
+    for n in range(64 * MOST):
+        recorder.shared(n, object)
+    assert recorder.shared("a", object) is not first
 
 
 def test_what_cant_be_recorded_runs_as_it_is(cuda: torch.device) -> None:

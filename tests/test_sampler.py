@@ -27,7 +27,7 @@ from ldvid.stages.swap.guidance import (
     guidance_loss,
 )
 from ldvid.stages.swap.networks import Networks, to_tensor
-from ldvid.stages.swap.noise import latent_noise
+from ldvid.stages.swap.noise import generator, standard_normal
 from ldvid.stages.swap.sampler import (
     Sampling,
     clean_estimate,
@@ -112,7 +112,8 @@ def test_lambda_never_rises(progress: float) -> None:
 
 def test_noise_is_keyed_and_nothing_else() -> None:
     def draw(**key: int) -> Tensor:
-        return latent_noise((4, 8, 8), CPU, **({"seed": 1, "track": 2, "step": 3} | key), purpose="start")  # type: ignore[arg-type]
+        chosen = {"seed": 1, "track": 2, "step": 3} | key
+        return standard_normal((4, 8, 8), generator(purpose="start", **chosen))
 
     torch.manual_seed(5)
     first = draw()
@@ -131,7 +132,7 @@ def test_a_mask_of_zero_returns_the_target_itself(context: Context, z0: Tensor) 
 def test_outside_the_mask_every_level_is_the_targets(context: Context, z0: Tensor) -> None:
     net = context.networks
     m = downsample_mask(context.mask, 8)
-    noise = latent_noise(tuple(z0.shape[1:]), CPU, seed=0, track=0, purpose="start")[None]
+    noise = standard_normal(tuple(z0.shape[1:]), generator(0, 0, "start"))[None]
     ts = timesteps(1000, FEW.start_level, FEW.steps)
     seen: list[int] = []
 

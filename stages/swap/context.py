@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..records import F32
 from .constants import constant
+from .drawn import Drawn, Make
 from .networks import Networks
+from .noise import generator
 from .views import arcface_theta, arcface_view, zoomed
 
 
@@ -59,6 +61,8 @@ class Context:
         source_picture: the sources' aligned pictures and landmarks, one for all rows or one a row.
         seed, track: the key of all noise, of jitter too.
         step: index of the step, from 0.
+        drawn: where what is random is kept from batch to batch, turned to this seed and track; None: it is
+            drawn anew each time.
         verdicts: None, or where each step puts whether its loss and gradient were finite (a bool of no
             dimensions), which to look at at once would have the processor wait for the GPU.
         parse_once: whether a single term looks at D_F(x̂), so that nobody else needs it.
@@ -75,9 +79,18 @@ class Context:
     seed: int = 0
     track: int = 0
     step: int = 0
+    drawn: Drawn | None = None
     verdicts: list[Tensor] | None = None
     parse_once: bool = False
     _parsed: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
+
+    def random(self, purpose: str, make: Make, step: int = 0, what: Hashable = None) -> Tensor:
+        """What ``make`` draws with the generator of (seed, track, purpose, step), on the target's device. Not
+        to be changed in place; ``what`` tells apart what is made of the same numbers."""
+        device = self.target.device
+        if self.drawn is not None:
+            return self.drawn.of(purpose, step, what, make, device)
+        return make(generator(self.seed, self.track, purpose, step)).to(device)
 
     def parse(self, x_hat: Tensor) -> Tensor:
         """D_F(x̂), (B, K, p, p) with its gradient: computed once a step, however many terms ask."""

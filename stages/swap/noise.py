@@ -11,8 +11,6 @@ import hashlib
 import torch
 from torch import Tensor
 
-from .constants import held
-
 
 def generator(seed: int, track: int, purpose: str, step: int = 0) -> torch.Generator:
     """A CPU generator keyed by its arguments (SHA-256, so that near keys give unrelated streams)."""
@@ -20,12 +18,6 @@ def generator(seed: int, track: int, purpose: str, step: int = 0) -> torch.Gener
     return torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
 
 
-def latent_noise(
-    shape: tuple[int, ...], device: torch.device, *, seed: int, track: int, purpose: str, step: int = 0
-) -> Tensor:
-    """Standard normal noise of ``shape`` (C, h, w), float32; not to be changed in place."""
-
-    def drawn() -> Tensor:
-        return torch.randn(shape, generator=generator(seed, track, purpose, step)).to(device)
-
-    return drawn() if device.type == "cpu" else held((shape, device, seed, track, purpose, step), drawn)
+def standard_normal(shape: tuple[int, ...], random: torch.Generator) -> Tensor:
+    """Noise of ``shape`` (C, h, w), float32, on the CPU."""
+    return torch.randn(shape, generator=random)

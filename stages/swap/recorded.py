@@ -14,7 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from .constants import listed
 from .quiet import Quiet
 
 MOST = 4  # recordings kept; their memory is shared
+Shared = TypeVar("Shared")
 Work = Callable[[dict[str, Tensor]], tuple[Tensor, ...]]
 
 
@@ -31,7 +32,9 @@ class _Recording:
     graph: Any
     inputs: dict[str, Tensor]
     outputs: tuple[Tensor, ...]
-    constants: list[Tensor]  # kept alive: the graph knows their addresses only
+    # Kept alive: the graph knows only the addresses of what it reads.
+    constants: list[Tensor]
+    work: Work
 
 
 class Recorder:
@@ -46,6 +49,7 @@ class Recorder:
         self._met: OrderedDict[Hashable, None] = OrderedDict()
         self._recordings: OrderedDict[Hashable, _Recording] = OrderedDict()
         self._refused: set[Hashable] = set()
+        self._shared: OrderedDict[Hashable, Any] = OrderedDict()
         self._place: tuple[Any, Any] | None = None  # the pool of memory, the stream to record on
 
     @property
@@ -53,19 +57,41 @@ class Recorder:
         """Whether anything was run."""
         return bool(self._met)
 
-    def run(self, key: Hashable, work: Work, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    def shared(self, name: Hashable, make: Callable[[], Shared]) -> Shared:
+        """What was made under this name, so that whoever does the same may do it with the same; one of the
+        last ``64 * MOST`` names."""
+        with self._guard:
+            if name not in self._shared:
+                self._shared[name] = make()
+            self._shared.move_to_end(name)
+            if len(self._shared) > 64 * MOST:
+                self._shared.popitem(last=False)
+            return cast(Shared, self._shared[name])
+
+    def run(
+        self,
+        key: Hashable,
+        work: Work,
+        inputs: dict[str, Tensor],
+        before: Callable[[], None] | None = None,
+    ) -> tuple[Tensor, ...]:
         """``work(inputs)``; what it returns may be changed, and stays as it is when the next one runs.
 
         Args:
             key: the same only for work that does the same with its inputs, whatever numbers are in them.
             work: must not wait for the GPU, nor copy to it, once it ran.
             inputs: tensors on the device.
+            before: what to do each time before the work, and never recorded.
         """
         if self._device.type != "cuda":
+            if before is not None:
+                before()
             return work(inputs)
         shapes = tuple((name, t.shape, t.dtype) for name, t in sorted(inputs.items()))
         whole = (key, shapes)
         with self._guard:
+            if before is not None:
+                before()
             if whole not in self._met or whole in self._refused:
                 return self._first(whole, work, inputs)
             recording = self._recordings.get(whole)
@@ -111,11 +137,12 @@ class Recorder:
             torch.cuda.synchronize(self._device)
             torch.cuda.empty_cache()
             return None
-        made = _Recording(graph, own, outputs, constants)
+        made = _Recording(graph, own, outputs, constants, work)
         self._recordings[key] = made
         if len(self._recordings) > MOST:
             torch.cuda.synchronize(self._device)  # none may be destroyed while it runs
-            self._recordings.popitem(last=False)
+            gone, _ = self._recordings.popitem(last=False)
+            self._met.pop(gone, None)
         return made
 
     def _forget(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from .blend import at_level, blend
 from .guidance import Context, Scheduled, check_finite, guidance_loss
-from .noise import latent_noise
+from .noise import standard_normal
 from .repeatable import repeatable
 from .schedule import timesteps
 from .vq import VQAutoencoder
@@ -205,9 +206,8 @@ def guided_swap(
         SettingsError: a term's loss or gradient can't be used.
     """
     with _repeatable(z0, context, terms, sampling):
-        key = {"seed": context.seed, "track": context.track}
-        shape = tuple(z0.shape[1:])
-        noise = latent_noise(shape, z0.device, purpose="start", **key)[None].to(z0)
+        normal = partial(standard_normal, tuple(z0.shape[1:]))
+        noise = context.random("start", normal)[None].to(z0)
         ts = timesteps(len(context.networks.alpha_bar), sampling.start_level, sampling.steps)
         levels = [*(context.networks.alpha_bar[t] for t in ts), torch.ones((), device=z0.device)]
         # Line 4: z_k ~ q(z_k | start), the background being the target's whatever the start.
@@ -220,7 +220,7 @@ def guided_swap(
             eps, clean = guide(z, guidance, alpha_bar, m, terms, sampling, progress)  # lines 13–14
             fresh = None
             if sampling.eta > 0 and step + 1 < len(ts):
-                fresh = latent_noise(shape, z0.device, purpose="step", step=step, **key)[None].to(z0)
+                fresh = context.random("step", normal, step)[None].to(z0)
             foreground = ddim_step(clean, eps, alpha_bar, previous, sampling.eta, fresh)  # line 15
             level = previous if sampling.background == "previous" else levels[0]
             background = at_level(z0, noise, level)  # line 16, eq. 2; printed there: level k

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
 from typing import ClassVar, cast
@@ -23,6 +24,7 @@ from . import device_colour
 from .blend import downsample_mask
 from .context import Context, SourcePicture
 from .device_start import DeviceStart
+from .drawn import Drawn
 from .fitting import Fitting
 from .guidance import build_terms, parse_once
 from .networks import Networks, to_tensor
@@ -32,6 +34,14 @@ from .start import SourceStart
 from .views import arcface_theta
 
 Progress = Callable[[int], None]
+
+
+@dataclass
+class _Shared:
+    """What stages of the same settings and sources have in common: a recording of one reads it for all."""
+
+    drawn: Drawn
+    picture: SourcePicture | None = None
 
 
 class SwapStage:
@@ -75,15 +85,22 @@ class SwapStage:
         self.on_device = networks.device.type == "cuda"
         self._device_start: DeviceStart | None = None
         self._starts: list[SourceStart] = []
-        self._picture: SourcePicture | None = None
         self._guard = threading.Lock()
-        self._token = object()  # of this stage's recordings
+        self._shared = networks.recorder.shared(self._token(), lambda: _Shared(Drawn(settings.seed, 0)))
+
+    def _token(self) -> str:
+        """The same for stages that do the same: what one recorded, the other may replay."""
+        whole = hashlib.sha256(self.settings.model_dump_json().encode())
+        for source in self.sources:
+            for array in (source.image, source.landmarks, source.embedding):
+                whole.update(hashlib.sha256(np.ascontiguousarray(array)).digest())
+        return whole.hexdigest()
 
     def setup(self) -> None:
         """Holds the source's picture for the terms; parses each once, where the start needs it."""
         with self._guard:
-            if self._picture is None:
-                self._picture = self._pictured(self.sources)
+            if self._shared.picture is None:
+                self._shared.picture = self._pictured(self.sources)
             if self.settings.start == "source" and not self._starts:
                 self._starts = [self._start_of(source) for source in self.sources]
             if self._starts and self.on_device and self._device_start is None:
@@ -171,7 +188,8 @@ class SwapStage:
     def _swap(self, item: Crops, rows: np.ndarray) -> F32:
         """One batch (B, S, S, 3) in [0, 255]; ``rows`` index the crops."""
         net = self.networks
-        assert item.masks is not None and self._picture is not None
+        shared = self._shared
+        assert item.masks is not None and shared.picture is not None
         # Which source each row gets.
         of = rows if len(self.sources) > 1 else np.zeros(len(rows), int)
         landmarks, size = item.landmarks[rows], item.images.shape[1]
@@ -189,11 +207,14 @@ class SwapStage:
         inputs = {name: tensor(array, net.device) for name, array in arrays.items()}
         inputs["theta"] = theta.to(net.device)
         single = len(self.sources) == 1
-        picture = self._picture if single else self._pictured([self.sources[i] for i in of])
+        picture = shared.picture if single else self._pictured([self.sources[i] for i in of])
         work = partial(self._sampled, track=item.track, picture=picture, verdicts=self.on_device)
+        recordable = self.on_device and single
         # Whether a user's own term waits for the GPU, nobody knows.
-        if single and all(scheduled.file is None for scheduled in self.terms):
-            made = net.recorder.run((self._token, item.track), work, inputs)
+        if recordable and all(scheduled.file is None for scheduled in self.terms):
+            # A recording reads what is random wherever it lies, whatever track that is of.
+            turn = partial(shared.drawn.turn_to, item.track)
+            made = net.recorder.run(shared.drawn, partial(work, drawn=shared.drawn), inputs, turn)
         else:
             made = work(inputs)
         result = cast(F32, made[0].cpu().numpy())
@@ -207,7 +228,13 @@ class SwapStage:
         return self.networks.manifest.parser.guidance_size if self.sampling.preview else None
 
     def _sampled(
-        self, inputs: dict[str, Tensor], track: int, picture: SourcePicture, *, verdicts: bool
+        self,
+        inputs: dict[str, Tensor],
+        track: int,
+        picture: SourcePicture,
+        *,
+        verdicts: bool,
+        drawn: Drawn | None = None,
     ) -> tuple[Tensor, ...]:
         """The swapped batch (B, S, S, 3) in [0, 255] of what ``_swap`` gathers, on the networks' device.
 
@@ -234,6 +261,7 @@ class SwapStage:
             source_picture=picture,
             seed=self.settings.seed,
             track=track,
+            drawn=drawn,
             verdicts=[] if verdicts else None,
             parse_once=parse_once(self.terms),
         )

@@ -11,7 +11,6 @@ from ...errors import SettingsError
 from .constants import constant
 from .context import Context
 from .geometry import FLOOR, PARTS, Windows
-from .noise import generator
 from .views import arcface_view, jittered, zoomed
 
 
@@ -34,8 +33,7 @@ class Identity:
         if self.jitter == 0:
             return context.to_arcface
         key = context.step * self.views + view
-        random = generator(context.seed, context.track, "jitter", key)
-        return jittered(context.to_arcface, self.jitter, random, mirrored=key % 2 == 1)
+        return jittered(context, context.to_arcface, self.jitter, "jitter", key, mirrored=key % 2 == 1)
 
     def loss(self, x_hat: Tensor, context: Context) -> Tensor:
         """(B,) in [0, 2]."""
@@ -68,8 +66,8 @@ class IdentityCrop:
         size = net.manifest.identity.size
         theta = zoomed(context.to_arcface, self.zoom, net.identity_template(), size)
         if self.jitter > 0:
-            random = generator(context.seed, context.track, "jitter of the second crop", context.step)
-            theta = jittered(theta, self.jitter, random, mirrored=context.step % 2 == 1)
+            purpose, step = "jitter of the second crop", context.step
+            theta = jittered(context, theta, self.jitter, purpose, step, mirrored=step % 2 == 1)
         own = net.embed_aligned(arcface_view(x_hat, theta, size))
         return 1 - (own * context.source_picture.embedding(net, self.zoom)).sum(1)
 

@@ -9,7 +9,7 @@ Convention
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from ..align import estimate_similarity
 from ..records import F32
 from .constants import constant
 from .repeatable import sample_bilinear, tensor
+
+if TYPE_CHECKING:
+    from .context import Context
 
 
 def arcface_theta(landmarks: F32, template: F32, crop_size: int, size: int) -> Tensor:
@@ -52,16 +55,26 @@ def _after(theta: Tensor, change: Tensor) -> Tensor:
     return (torch.cat([theta, bottom], 1) @ change)[:, :2]
 
 
-def jittered(theta: Tensor, amount: float, random: torch.Generator, *, mirrored: bool) -> Tensor:
-    """θ slightly turned (up to 0.1 rad × ``amount``), scaled (8 %), shifted (3 % of the side), mirrored."""
+def jitter(amount: float, random: torch.Generator, *, mirrored: bool) -> Tensor:
+    """A change of a view, (3, 3) float64 on the CPU: slightly turned (up to 0.1 rad × ``amount``), scaled
+    (8 %), shifted (3 % of the side), mirrored."""
     draw = torch.rand(5, generator=random) * 2 - 1
     angle, scale = float(draw[0]) * 0.10 * amount, 1 + float(draw[1]) * 0.08 * amount
     flip = -1.0 if mirrored else 1.0
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
     shift = (draw[2:4] * 0.06 * amount).tolist()
-    return _after(
-        theta, constant([[cos * flip, -sin, shift[0]], [sin * flip, cos, shift[1]], [0, 0, 1]], theta)
+    change = [[cos * flip, -sin, shift[0]], [sin * flip, cos, shift[1]], [0, 0, 1]]
+    return torch.tensor(change, dtype=torch.float64)
+
+
+def jittered(
+    context: Context, theta: Tensor, amount: float, purpose: str, step: int, *, mirrored: bool
+) -> Tensor:
+    """θ under the ``jitter`` of (seed, track, purpose, step), the same for all frames of a track."""
+    change = context.random(
+        purpose, lambda random: jitter(amount, random, mirrored=mirrored), step, (amount, mirrored)
     )
+    return _after(theta, change.to(theta))
 
 
 def zoomed(theta: Tensor, zoom: float, template: F32, size: int) -> Tensor:

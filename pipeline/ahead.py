@@ -32,16 +32,14 @@ def _both() -> ThreadPoolExecutor:
 
 
 def prepare_ahead(mask: MaskStage, swap: SwapStage, crops: Crops) -> Crops:
-    """The crops' masks and starts, two batches at a time."""
+    """The crops' masks, then their starts, two batches at a time."""
     if not len(crops):
         return crops
-
-    def prepared(piece: Crops) -> Crops:
-        # A parse is large, and is made again sooner than memory holds those of a segment.
-        return replace(swap.prepare(mask.process(piece)), parses=None)
-
-    pieces = [take(crops, present) for present, _, _ in batches(crops.frames, mask.settings.batch)]
-    return join(list(_both().map(prepared, pieces)))
+    # All at once: those who draw them beside this process are asked for all before any is waited for. A parse
+    # is large, and is made again sooner than memory holds those of a segment.
+    masked = replace(_both().submit(mask.process, crops).result(), parses=None)
+    pieces = [take(masked, present) for present, _, _ in batches(crops.frames, mask.settings.batch)]
+    return join(list(_both().map(swap.prepare, pieces)))
 
 
 def warm_up(networks: Networks, settings: Settings, source: SourceFace) -> None:

@@ -1,6 +1,6 @@
 """How much of a swap's identity depends on whose face is put in: some frames of a clip, many portraits.
 
-    python benchmarks/many_sources.py CLIP SOURCE [SOURCE …] [--preset quality] [--set key=value]
+    python benchmarks/many_sources.py [CLIP SOURCE …] [--preset quality] [--set key=value]
         [--frames 8] [--end 1.6]
 
 Frames are taken evenly from the clip's beginning and swapped as single pictures, without the average along a
@@ -33,14 +33,16 @@ from rich.console import Console
 from rich.table import Table
 from swap_quality import frames_of
 
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PHOTOGRAPHS = 0.970  # the judge's cosine between two photographs of one person
 
 
 def main() -> None:
     """Parse, swap, judge, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("clip", type=Path)
-    parser.add_argument("sources", type=Path, nargs="+")
+    parser.add_argument("clip", type=Path, nargs="?", default=EXAMPLES / "clip.mp4")
+    examples = [EXAMPLES / "face.png", EXAMPLES / "face-2.png"]
+    parser.add_argument("sources", type=Path, nargs="*", default=examples)
     parser.add_argument("--preset", default="quality")
     parser.add_argument("--set", action="append", default=[], dest="assignments")
     parser.add_argument("--frames", type=int, default=8)

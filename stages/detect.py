@@ -1,9 +1,9 @@
 """Detection: faces with five landmarks in one picture.
 
 Two networks behind one interface, chosen by the pack: YuNet (OpenCV's own, small, CPU) and SCRFD
-(insightface's ONNX files, by onnxruntime). Coordinates follow ``records``: pixel centres, the
+(insightface's ONNX files), both by onnxruntime. Coordinates follow ``records``: pixel centres, the
 person's right eye first. A detector is a pure function of the picture: same pixels, same numbers,
-whatever came before and however many threads OpenCV has.
+whatever came before and however many threads there are.
 
 Both networks see faces turned by up to about 50°. Beyond that the picture is looked at turned by 90°
 to either side (``turned``), where fewer faces than expected, or an unsure one, were found upright.
@@ -11,9 +11,6 @@ to either side (``turned``), where fewer faces than expected, or an unsure one, 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -25,6 +22,7 @@ from .align import ARCFACE_TEMPLATE, apply_points, estimate_similarity, invert, 
 from .records import F32, F64, U8, Detection
 from .swap.pack import Pack
 from .turned import Found, overlap, quarter_back, sort_out
+from .yunet import YuNetNetwork
 
 LONG_SIDE = 640  # of the picture the network sees: YuNet's best range, faces of about 12 to 350 px
 LARGE, SMALL_SIDE = 0.45, 256  # faces above this share of the long side are looked for at this size
@@ -32,7 +30,6 @@ FAR = 0.5  # larger pictures are looked at at this share of their side too: eyes
 FAR_SIDE = 1920  # but not larger than this
 FINE_SIDE = 1280  # another look, only where there was nobody yet
 SURE = 0.9  # score of faces within 30° of upright; lying ones that are found nevertheless stay below it
-_LEVEL = threading.Lock()  # OpenCV's level of logging is the whole process's
 REFINED = 8  # faces per frame whose landmarks are measured a second time
 
 
@@ -74,13 +71,13 @@ def by_area(found: list[Detection]) -> list[Detection]:
 
 
 class YuNet:
-    """YuNet through ``cv2.FaceDetectorYN``.
+    """YuNet (``yunet``).
 
-    The picture is scaled to ``LONG_SIDE``, down or up. The int8 network places landmarks with an
+    The picture is scaled to ``LONG_SIDE``, down or up. The network places landmarks with an
     error of a few per cent of the eye distance that depends on the face's size in its input and on
     how it falls on its grid. Each face is therefore measured again on upright views of three fixed
     sizes, as they are and mirrored, and the answers are averaged: half the jitter, less bias, for
-    about 18 ms a face.
+    about 12 ms a face.
     """
 
     # (side of the face, side of the view): the three that did best together on jitter and bias.
@@ -88,9 +85,7 @@ class YuNet:
 
     def __init__(self, path: Path, threshold: float) -> None:
         self._threshold = threshold
-        with _quiet_opencv():
-            # NMS at 0.3; 0.3 as the lowest score kept inside, the second look asks for no more.
-            self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), 0.3, 0.3, 5000)
+        self._run = YuNetNetwork(path)
 
     def detect(self, rgb: U8, least: int = 1) -> list[Detection]:
         """See ``Detector.detect``."""
@@ -122,12 +117,6 @@ class YuNet:
         if not len(rows) or (rows[:, 2:4] - rows[:, :2]).max() > LARGE * long_side:
             rows = _joined(self._scaled(bgr, SMALL_SIDE, quarter), rows)
         return rows
-
-    def _run(self, bgr: U8) -> F32:
-        """Rows of x, y, w, h, five points, score, in pixels of this picture; (N, 15)."""
-        self._net.setInputSize((bgr.shape[1], bgr.shape[0]))
-        rows = self._net.detect(bgr)[1]
-        return np.zeros((0, 15), np.float32) if rows is None else np.asarray(rows, np.float32)
 
     def _scaled(self, bgr: U8, long_side: int, quarter: int = 0) -> F32:
         """Rows of XYXY box, five points, score, in pixels of the whole upright picture; (N, 15)."""
@@ -223,15 +212,3 @@ def check_picture(rgb: U8) -> None:
     """ValueError unless this is an (H, W, 3) uint8 picture with pixels in it."""
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or not rgb.size:
         raise ValueError(f"a picture must be (H, W, 3) uint8, got {rgb.shape} {rgb.dtype}")
-
-
-@contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    """OpenCV 5 warns that its new engine takes no target, which nobody set; errors still show."""
-    with _LEVEL:
-        level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-        try:
-            yield
-        finally:
-            cv2.utils.logging.setLogLevel(level)

@@ -93,7 +93,7 @@ class SwapStage:
         whole = hashlib.sha256(self.settings.model_dump_json().encode())
         for source in self.sources:
             for array in (source.image, source.landmarks, source.embedding):
-                whole.update(hashlib.sha256(np.ascontiguousarray(array)).digest())
+                whole.update(hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest())
         return whole.hexdigest()
 
     def setup(self) -> None:

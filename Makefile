@@ -8,6 +8,9 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 # Named one by one: the package's folder is the repository's root, which holds more than the package.
 TYPED  := -p ldvid.commands -p ldvid.configs -p ldvid.metrics -p ldvid.pipeline -p ldvid.stages -p ldvid.training -m ldvid.errors -m ldvid.cli
 
+# Two files of tests at a time: much of them waits for processes. Tests of one file may lean on each other.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+
 .PHONY: demo test check bench clean
 .DELETE_ON_ERROR:
 
@@ -18,7 +21,7 @@ demo: $(VENV)/.run.stamp
 	@echo "The swapped clip is $(CURDIR)/out/demo.mp4, the record of how it was made out/demo.mp4.json"
 
 test: $(VENV)/.dev.stamp
-	$(BIN)/pytest
+	$(PYTEST)
 
 check: $(VENV)/.dev.stamp
 	$(BIN)/ruff check .
@@ -26,7 +29,7 @@ check: $(VENV)/.dev.stamp
 	mkdir -p build/mypy
 	ln -sfn "$(CURDIR)" build/mypy/ldvid
 	cd build/mypy && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" $(TYPED)
-	$(BIN)/pytest
+	$(PYTEST)
 
 # The others need pictures or clips that don't ship; their first lines say which.
 BENCH := $(filter-out $(patsubst %,benchmarks/%.py,detector_recall pairs_split shots),$(wildcard benchmarks/*.py))

@@ -8,9 +8,6 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 # Named one by one: the package's folder is the repository's root, which holds more than the package.
 TYPED  := -p ldvid.commands -p ldvid.configs -p ldvid.metrics -p ldvid.pipeline -p ldvid.stages -p ldvid.training -m ldvid.errors -m ldvid.cli
 
-# Two files of tests at a time: much of them waits for processes. Tests of one file may lean on each other.
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile
-
 .PHONY: demo test check bench clean
 .DELETE_ON_ERROR:
 
@@ -21,7 +18,7 @@ demo: $(VENV)/.run.stamp
 	@echo "The swapped clip is $(CURDIR)/out/demo.mp4, the record of how it was made out/demo.mp4.json"
 
 test: $(VENV)/.dev.stamp
-	$(PYTEST)
+	$(BIN)/pytest
 
 check: $(VENV)/.dev.stamp
 	$(BIN)/ruff check .
@@ -29,7 +26,7 @@ check: $(VENV)/.dev.stamp
 	mkdir -p build/mypy
 	ln -sfn "$(CURDIR)" build/mypy/ldvid
 	cd build/mypy && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" $(TYPED)
-	$(PYTEST)
+	$(BIN)/pytest
 
 # The others need pictures or clips that don't ship; their first lines say which.
 BENCH := $(filter-out $(patsubst %,benchmarks/%.py,detector_recall pairs_split shots),$(wildcard benchmarks/*.py))

@@ -448,7 +448,7 @@ def start(command_line: list[str], environment: dict[str, str]) -> Start:
 
 
 def wait_for(what: Callable[[], bool], running: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 200
+    until = time.monotonic() + 600  # a loaded machine took more than 200
     while not what():
         assert running.poll() is None, running.communicate()
         assert time.monotonic() < until

@@ -43,11 +43,12 @@ def noise_levels(picture: F32, where: F32) -> F32:
     """
     inside = where > 0.5
     count = int(np.count_nonzero(inside))
-    if count < 64:
-        return np.zeros(3, np.float32)
     # Every so manieth row and column of a large face: enough to know a quartile to a per cent.
     thin = max(1, int((count / SAMPLE) ** 0.5))
-    seen = np.abs(_noise(picture, thin)[inside[::thin, ::thin]] @ TO_YCC.T)
+    chosen = inside[::thin, ::thin]
+    if count < 64 or not chosen.any():  # every second line may be black
+        return np.zeros(3, np.float32)
+    seen = np.abs(_noise(picture, thin)[chosen] @ TO_YCC.T)
     quarter = len(seen) // 4
     return cast(F32, (np.partition(seen, quarter, 0)[quarter] / QUARTILE).astype(np.float32))
 

@@ -26,8 +26,15 @@ SAME = 0.3  # overlap of boxes from which on they are one face
 MOST = 5000  # boxes that are compared
 
 
+FARTHEST = 1e6  # pixels; beyond it a box is of weights that are broken
+
+
 class YuNetNetwork:
-    """Finds faces of about 12 to 350 pixels. The same numbers for the same pixels, in one thread."""
+    """Finds faces of about 12 to 350 pixels. The same numbers for the same pixels, in one thread.
+
+    Raises, when it is made:
+        ValueError: a network with other outputs. What can't be read raises onnx's and onnxruntime's own.
+    """
 
     def __init__(self, path: Path) -> None:
         options = onnxruntime.SessionOptions()
@@ -38,6 +45,8 @@ class YuNetNetwork:
             _readable(path, path.stat().st_mtime_ns), options, providers=["CPUExecutionProvider"]
         )
         self._names = [f"{kind}_{stride}" for stride in STRIDES for kind in ("cls", "obj", "bbox", "kps")]
+        if missing := set(self._names) - {o.name for o in self._session.get_outputs()}:
+            raise ValueError(f"it has no output {min(missing)}")
 
     def __call__(self, bgr: U8) -> F32:
         """Faces of a picture (H, W, 3), the surest first: (N, 15) rows of x, y, width, height, five points,
@@ -68,16 +77,18 @@ def _decoded(outputs: list[F32], stride: int, columns: int) -> F32:
     (cells,) = np.nonzero(scores >= LEAST_SCORE)
     at = np.stack([cells % columns, cells // columns], 1).astype(np.float32)
     box, points = outputs[2][cells], outputs[3][cells].reshape(-1, 5, 2)
-    size = np.exp(box[:, 2:]) * stride
+    with np.errstate(over="ignore"):
+        size = np.exp(box[:, 2:]) * stride
     corner = (at + box[:, :2]) * stride - size / 2
     marks = ((points + at[:, None]) * stride).reshape(-1, 10)
-    return np.concatenate([corner, size, marks, scores[cells, None]], 1).astype(np.float32)
+    rows = np.concatenate([corner, size, marks, scores[cells, None]], 1).astype(np.float32)
+    return rows[(np.abs(rows) < FARTHEST).all(1)]  # nothing that isn't finite is
 
 
 @lru_cache(maxsize=4)
 def _readable(path: Path, _changed: int) -> bytes:
     """The model with its weights as floats, for pictures of any size."""
-    model = onnx.load(str(path))
+    model = onnx.load(str(path), load_external_data=False)  # a file names no others
     graph = model.graph
     values: dict[str, NDArray[Any]] = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     nodes = []

@@ -1,14 +1,20 @@
-"""Networks through a compiler, while other threads use them."""
+"""Networks through a compiler: which batches, where its code is kept, other threads meanwhile."""
 
 from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from ldvid.stages.swap.compiled import CompiledFor
+import torch.nn.functional as F  # noqa: N812 - torch's own custom
+from ldvid.stages.swap.compiled import CACHE, CompiledFor, plain
+from ldvid.stages.swap.networks import Networks
+from ldvid.stages.swap.pack import Pack
+from ldvid.stages.swap.repeatable import repeatable
 from torch import Tensor, nn
 
 
@@ -114,3 +120,71 @@ def test_flags_are_compiled_apart() -> None:
     for double in (False, True, False):
         assert torch.equal(net(x, double), net.plain(x, double))
     assert len(net._met) == 2
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """torch.compile as far as it goes without a GPU's code generator; lists what it was asked for."""
+    asked: list[str] = []
+    compile_ = torch.compile
+
+    def interpreting(net: nn.Module, **options: Any) -> Any:
+        asked.append(type(net).__name__)
+        return compile_(net, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", interpreting)
+    monkeypatch.setenv("LDVID_HOME", str(tmp_path))
+    monkeypatch.setenv(CACHE, "")
+    return asked
+
+
+def test_the_networks_of_a_pack(pack: Pack, networks: Networks, interpreted: list[str]) -> None:
+    """Compiled for batches of two, each gives what it gave; what sees one picture is not compiled."""
+    fast = Networks.load(pack, "cpu", "float32", 2)
+    assert sorted(interpreted) == [
+        "IdentityUNet", "OnnxModule", "ParseDistance", "Probabilities", *["Sequential"] * 3,
+    ]  # fmt: skip
+    random = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 256, 256, generator=random)
+    face = torch.rand(2, 3, 112, 112, generator=random)
+    who = F.normalize(torch.randn(2, 512, generator=random), dim=1)
+    with torch.no_grad(), repeatable():
+        z = networks.encode(image)
+        pairs = [
+            (n.encode(image), n.decode(z), n.decode_preview(z), n.parse(image), n.embed_aligned(face),
+             n.predict_noise(z, 300), n.predict_noise(z, 300, who, 2.0))
+            for n in (fast, networks)
+        ]  # fmt: skip
+    for ours, theirs in zip(*pairs, strict=True):
+        scale = theirs.abs().max()
+        assert (ours - theirs).abs().max() < 1e-3 * scale
+        assert not torch.equal(ours, torch.zeros_like(ours))
+    images = (face[:1] * 255).byte().permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(fast.embed(images), networks.embed(images))
+    assert plain(fast.identity) is not fast.identity and plain(networks.identity) is networks.identity
+
+
+def test_only_whole_batches_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(torch, "compile", lambda net, **_: lambda x: calls.append(len(x)) or net(x))
+    layer = CompiledFor(nn.Identity(), 4)
+    for rows in (1, 4, 3, 8, 4):
+        x = torch.zeros(rows, 2)
+        assert layer(x) is x
+    assert calls == [4, 8, 4]
+
+
+def test_compiled_code_is_kept_where_packs_are(
+    pack: Pack, tmp_path: Path, interpreted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    monkeypatch.delenv(CACHE)
+    monkeypatch.setenv("LDVID_HOME", str(tmp_path))
+    Networks.load(pack, "cpu", "float32", 4)
+    assert os.environ.pop(CACHE) == str(tmp_path / "compiled")
+    assert interpreted
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("LDVID_HOME", str(tmp_path / "file"))
+    Networks.load(pack, "cpu", "float32", 4)  # nowhere to keep it: it is compiled all the same
+    assert str(tmp_path) not in os.environ.get(CACHE, "")

@@ -86,3 +86,5 @@ def test_only_stages_that_do_the_same_share(networks: Networks, faces: tuple[Sou
         SwapStage(networks, some(), [faces[0], faces[1]]),
     ):
         assert other._shared is not first._shared and other._shared.drawn.seed == other.settings.seed
+    several = [SwapStage(networks, some(), [faces[0], faces[1]]) for _ in range(2)]
+    assert several[0]._shared is not several[1]._shared, "nothing of theirs is recorded"

@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own custom
@@ -18,8 +16,7 @@ from diffusers.models.upsampling import Upsample2D
 from facexlib.parsing.bisenet import BiSeNet
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ldvid.stages.swap import fused
-from ldvid.stages.swap.compiled import CACHE, CompiledFor, plain
+from ldvid.stages.swap import wide_heads
 from ldvid.stages.swap.face_parser import FaceParser, ParseDistance, Probabilities, resized
 from ldvid.stages.swap.filters import enlarged
 from ldvid.stages.swap.fused import (
@@ -28,13 +25,10 @@ from ldvid.stages.swap.fused import (
     RowNorm,
     Stem,
     SubpixelUpsample,
-    WideHeads,
     prepared,
 )
-from ldvid.stages.swap.networks import Networks
-from ldvid.stages.swap.pack import Pack
-from ldvid.stages.swap.repeatable import repeatable
 from ldvid.stages.swap.unet import ResidualBlock, Shape
+from ldvid.stages.swap.wide_heads import WideHeads
 from torch import Tensor, nn
 
 
@@ -187,7 +181,7 @@ def test_pictures_enlarged(seed: int, size: tuple[int, int], more: int) -> None:
 def test_whole_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The paper's architectures, small; every kind of exchange happens."""
     torch.manual_seed(0)
-    monkeypatch.setattr(fused, "WIDEST_HEAD", 16)
+    monkeypatch.setattr(wide_heads, "WIDEST_HEAD", 16)
     vq: Any = VQModel(
         block_out_channels=(32, 32, 64), layers_per_block=1, latent_channels=3, sample_size=32,
         num_vq_embeddings=8, norm_num_groups=32,
@@ -218,7 +212,7 @@ def test_whole_networks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_wide_heads_are_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "WIDEST_HEAD", 16)
+    monkeypatch.setattr(wide_heads, "WIDEST_HEAD", 16)
     net: Any = UNet2DModel(
         sample_size=8, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(32, 64),
         attention_head_dim=32, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
@@ -226,78 +220,10 @@ def test_only_wide_heads_are_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     )  # fmt: skip
     net.eval().requires_grad_(False)
     before = [type(m.processor) for m in net.modules() if hasattr(m, "processor")]
-    exchanged = fused.with_wide_heads(copy.deepcopy(net))
+    exchanged = wide_heads.with_wide_heads(copy.deepcopy(net))
     assert all(isinstance(m.processor, WideHeads) for m in exchanged.modules() if hasattr(m, "processor"))
     assert {type(m) for m in exchanged.modules()} == {type(m) for m in net.modules()}
     same(lambda z: exchanged(z, 3).sample, lambda z: net(z, 3).sample, torch.randn(2, 3, 8, 8))
-    monkeypatch.setattr(fused, "WIDEST_HEAD", 32)
-    fused.with_wide_heads(net)
+    monkeypatch.setattr(wide_heads, "WIDEST_HEAD", 32)
+    wide_heads.with_wide_heads(net)
     assert [type(m.processor) for m in net.modules() if hasattr(m, "processor")] == before
-
-
-@pytest.fixture
-def interpreted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """torch.compile as far as it goes without a GPU's code generator; lists what it was asked for."""
-    asked: list[str] = []
-    compile_ = torch.compile
-
-    def interpreting(net: nn.Module, **options: Any) -> Any:
-        asked.append(type(net).__name__)
-        return compile_(net, backend="eager", **options)
-
-    monkeypatch.setattr(torch, "compile", interpreting)
-    monkeypatch.setenv("LDVID_HOME", str(tmp_path))
-    monkeypatch.setenv(CACHE, "")
-    return asked
-
-
-def test_the_networks_of_a_pack(pack: Pack, networks: Networks, interpreted: list[str]) -> None:
-    """Compiled for batches of two, each gives what it gave; what sees one picture is not compiled."""
-    fast = Networks.load(pack, "cpu", "float32", 2)
-    assert sorted(interpreted) == [
-        "IdentityUNet", "OnnxModule", "ParseDistance", "Probabilities", *["Sequential"] * 3,
-    ]  # fmt: skip
-    random = torch.Generator().manual_seed(0)
-    image = torch.rand(2, 3, 256, 256, generator=random)
-    face = torch.rand(2, 3, 112, 112, generator=random)
-    who = F.normalize(torch.randn(2, 512, generator=random), dim=1)
-    with torch.no_grad(), repeatable():
-        z = networks.encode(image)
-        pairs = [
-            (n.encode(image), n.decode(z), n.decode_preview(z), n.parse(image), n.embed_aligned(face),
-             n.predict_noise(z, 300), n.predict_noise(z, 300, who, 2.0))
-            for n in (fast, networks)
-        ]  # fmt: skip
-    for ours, theirs in zip(*pairs, strict=True):
-        scale = theirs.abs().max()
-        assert (ours - theirs).abs().max() < 1e-3 * scale
-        assert not torch.equal(ours, torch.zeros_like(ours))
-    images = (face[:1] * 255).byte().permute(0, 2, 3, 1).numpy()
-    np.testing.assert_array_equal(fast.embed(images), networks.embed(images))
-    assert plain(fast.identity) is not fast.identity and plain(networks.identity) is networks.identity
-
-
-def test_only_whole_batches_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-    monkeypatch.setattr(torch, "compile", lambda net, **_: lambda x: calls.append(len(x)) or net(x))
-    layer = CompiledFor(nn.Identity(), 4)
-    for rows in (1, 4, 3, 8, 4):
-        x = torch.zeros(rows, 2)
-        assert layer(x) is x
-    assert calls == [4, 8, 4]
-
-
-def test_compiled_code_is_kept_where_packs_are(
-    pack: Pack, tmp_path: Path, interpreted: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import os
-
-    monkeypatch.delenv(CACHE)
-    monkeypatch.setenv("LDVID_HOME", str(tmp_path))
-    Networks.load(pack, "cpu", "float32", 4)
-    assert os.environ.pop(CACHE) == str(tmp_path / "compiled")
-    assert interpreted
-    (tmp_path / "file").write_text("no folder")
-    monkeypatch.setenv("LDVID_HOME", str(tmp_path / "file"))
-    Networks.load(pack, "cpu", "float32", 4)  # nowhere to keep it: it is compiled all the same
-    assert str(tmp_path) not in os.environ.get(CACHE, "")

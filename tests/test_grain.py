@@ -207,3 +207,12 @@ def test_a_blur_has_the_covariance_asked_for(large: float, small: float, angle: 
     moments = [(spread * a * b).sum() for a, b in ((xs, xs), (xs, ys), (ys, ys))]
     assert spread.sum() == pytest.approx(1, abs=1e-4)
     assert np.allclose(moments, covariance[[0, 0, 1], [0, 1, 1]], atol=0.45 + 0.06 * large)
+
+
+def test_lines_that_are_never_sampled_show_no_grain() -> None:
+    """Of a large picture every second row is looked at; those may all be left out."""
+    picture = np.random.default_rng(0).normal(120, 9, (600, 600, 3)).astype(np.float32)
+    where = np.zeros((600, 600), np.float32)
+    where[1::2] = 1
+    assert not noise_levels(picture, where).any()
+    assert noise_levels(picture, 1 - where)[0] > 1

@@ -13,11 +13,12 @@ import torch
 from diffusers import UNet2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ldvid.stages.swap.fused import WIDEST_HEAD, PaddedConv, RowNorm, SubpixelUpsample, prepared
+from ldvid.stages.swap.fused import PaddedConv, RowNorm, SubpixelUpsample, prepared
 from ldvid.stages.swap.identity_unet import IdentityUNet
 from ldvid.stages.swap.loaders import load_quantised, load_unet
 from ldvid.stages.swap.pack import Pack
 from ldvid.stages.swap.unet import Attention, UNet, Upsample, build_unet
+from ldvid.stages.swap.wide_heads import WIDEST_HEAD
 from torch import Tensor, nn
 
 SMALL: dict[str, Any] = {

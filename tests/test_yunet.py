@@ -11,7 +11,7 @@ import pytest
 from ldvid.stages.decode import open_reader, probe
 from ldvid.stages.records import U8
 from ldvid.stages.swap.pack import Pack
-from ldvid.stages.yunet import LEAST_SCORE, MOST, SAME, YuNetNetwork, _dequantised
+from ldvid.stages.yunet import LEAST_SCORE, MOST, SAME, YuNetNetwork, _decoded, _dequantised
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -51,6 +51,22 @@ def test_faces_are_those_of_opencv(path: Path, pictures: list[U8], scale: float)
 def test_nobody_is_no_rows(path: Path) -> None:
     for shape in ((64, 64, 3), (1, 1, 3), (33, 100, 3)):
         assert YuNetNetwork(path)(np.full(shape, 90, np.uint8)).shape == (0, 15)
+
+
+def test_broken_weights_give_nobody_instead_of_a_crash() -> None:
+    sure, box, points = (
+        np.ones((4, 1), np.float32),
+        np.zeros((4, 4), np.float32),
+        np.zeros((4, 10), np.float32),
+    )
+    box[0, 2], box[1, 0], points[2, 3] = 500, np.nan, np.inf
+    rows = _decoded([sure, sure, box, points], 8, 2)
+    assert rows[:, :4].tolist() == [[4, 4, 8, 8]] and rows[0, 14] == 1
+
+
+def test_a_network_of_something_else_is_refused_when_it_is_opened(pack: Pack) -> None:
+    with pytest.raises(ValueError, match="no output"):
+        YuNetNetwork(pack.path(pack.manifest.identity.file))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ Every exchange computes the same function and differs in rounding only:
 - A nearest upsampling before a 3×3 convolution repeats every pixel four times and then multiplies it nine
   times. The four results that a pixel can give are 2×2 convolutions of the small picture: 16 products
   instead of 36.
-- Attention with one wide head (the paper's autoencoder: 512 over 64×64 positions) has no fused kernel.
-  As plain matrix products it takes a fraction of what the fallback does.
+- Attention with one wide head as plain products (``wide_heads``).
 - Convolutions to or from three channels are padded to eight or sixteen, which tensor cores need; a 7×7 one
   with stride two becomes a 4×4 one of a picture with half the side and four times the channels.
 - The bias before a norm, or before a time embedding is added, goes there.
@@ -19,7 +18,6 @@ Every exchange computes the same function and differs in rounding only:
 
 from __future__ import annotations
 
-import sys
 from typing import Any, cast
 
 import torch
@@ -27,10 +25,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's own custom
 from torch import Tensor, nn
 
 from .face_parser import FaceParser
+from .unet import ResidualBlock, Upsample
+from .wide_heads import theirs, with_wide_heads
 
 EIGHT = 8  # what tensor cores want numbers of channels to be multiples of
 SIXTEEN = 16  # what their gradient wants, of what comes out
-WIDEST_HEAD = 256  # that fused attention kernels take
 
 
 @torch.library.custom_op("ldvid::held", mutates_args=())
@@ -161,41 +160,6 @@ def _quartered(x: Tensor) -> Tensor:
     return x.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
 
 
-class WideHeads:
-    """diffusers' attention processor for a head that fused kernels don't take: plain products."""
-
-    def __call__(
-        self,
-        attention: Any,
-        x: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-    ) -> Tensor:
-        """(B, C, h, w) or (B, N, C) → the same. The others are None in the networks this is for."""
-        kept, shape = x, x.shape
-        if x.ndim == 4:
-            x = x.flatten(2).transpose(1, 2)  # (B, N, C)
-        if attention.group_norm is not None:
-            x = attention.group_norm(x.transpose(1, 2)).transpose(1, 2)
-        heads, width = attention.heads, attention.to_q.out_features // attention.heads
-
-        def split(y: Tensor) -> Tensor:
-            return y.view(len(y), -1, heads, width).transpose(1, 2)
-
-        q, k, v = (split(f(x)) for f in (attention.to_q, attention.to_k, attention.to_v))
-        score = (q * attention.scale) @ k.transpose(2, 3)
-        # Divided after the product with v: what is stored of the square matrix is half as wide.
-        weight = (score.float() - score.float().amax(3, keepdim=True).detach()).exp()
-        y = ((weight.to(v.dtype) @ v).float() / weight.sum(3, keepdim=True)).to(v.dtype)
-        y = attention.to_out[0](y.transpose(1, 2).flatten(2))
-        if x.ndim == 3 and len(shape) == 4:
-            y = y.transpose(1, 2).reshape(shape)
-        if attention.residual_connection:
-            y = y + kept
-        return cast(Tensor, y / attention.rescale_output_factor)
-
-
 class NearestCodes(nn.Module):
     """A codebook: (B, C, h, w) → the nearest codes, with the gradient of the identity."""
 
@@ -216,8 +180,6 @@ class NearestCodes(nn.Module):
 
 def prepared(net: nn.Module) -> nn.Module:
     """The module with its parts exchanged in place where that pays; weights as they are."""
-    from .unet import ResidualBlock, Upsample  # here, as that module imports this one
-
     if isinstance(net, FaceParser):
         net.separable = True
     for name, part in net.named_children():
@@ -225,7 +187,7 @@ def prepared(net: nn.Module) -> nn.Module:
         if isinstance(part, nn.GroupNorm):
             exchanged = RowNorm(part)
         elif isinstance(part, Upsample) or (
-            isinstance(part, _theirs("upsampling.Upsample2D")) and _plain(part)
+            isinstance(part, theirs("upsampling.Upsample2D")) and _plain(part)
         ):
             exchanged = SubpixelUpsample(cast(nn.Conv2d, part.conv))
         elif isinstance(part, nn.Conv2d) and _narrow(part):
@@ -233,24 +195,10 @@ def prepared(net: nn.Module) -> nn.Module:
         if exchanged is not None:
             setattr(net, name, exchanged.to(memory_format=torch.channels_last))
             continue
-        if isinstance(part, (ResidualBlock, *_theirs("resnet.ResnetBlock2D"))):
+        if isinstance(part, (ResidualBlock, *theirs("resnet.ResnetBlock2D"))):
             _without_bias(part)
         prepared(part)
         with_wide_heads(part)
-    return net
-
-
-def with_wide_heads(net: nn.Module) -> nn.Module:
-    """The module with ``WideHeads`` wherever a head is that wide, in place.
-
-    Worth it on any GPU: the gradient of the fallback, where it must be repeatable, is taken by one block of
-    threads for each frame.
-    """
-    for part in net.modules():
-        if isinstance(part, _theirs("attention_processor.Attention")):
-            attention = cast(Any, part)
-            if attention.to_q.out_features // attention.heads > WIDEST_HEAD:
-                attention.set_processor(WideHeads())
     return net
 
 
@@ -264,14 +212,6 @@ def _without_bias(block: Any) -> None:
     else:
         both = (proj.bias.detach().float() + bias.detach().float()).to(bias.dtype)
         proj.bias = nn.Parameter(both, requires_grad=False)
-
-
-def _theirs(name: str) -> tuple[type, ...]:
-    """For ``isinstance``: a class of diffusers' models, or none where nothing has imported it, and no part
-    can be of it."""
-    module, _, kind = name.rpartition(".")
-    found = getattr(sys.modules.get(f"diffusers.models.{module}"), kind, None)
-    return () if found is None else (found,)
 
 
 def _plain(part: Any) -> bool:

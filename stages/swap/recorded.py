@@ -59,12 +59,12 @@ class Recorder:
 
     def shared(self, name: Hashable, make: Callable[[], Shared]) -> Shared:
         """What was made under this name, so that whoever does the same may do it with the same; one of the
-        last ``64 * MOST`` names."""
+        last ``4 * MOST`` names, as what it holds may lie on the GPU."""
         with self._guard:
             if name not in self._shared:
                 self._shared[name] = make()
             self._shared.move_to_end(name)
-            if len(self._shared) > 64 * MOST:
+            if len(self._shared) > 4 * MOST:
                 self._shared.popitem(last=False)
             return cast(Shared, self._shared[name])
 

@@ -86,14 +86,17 @@ class SwapStage:
         self._device_start: DeviceStart | None = None
         self._starts: list[SourceStart] = []
         self._guard = threading.Lock()
-        self._shared = networks.recorder.shared(self._token(), lambda: _Shared(Drawn(settings.seed, 0)))
+        own = _Shared(Drawn(settings.seed, 0))
+        # With several sources nothing is recorded, and their pictures are large.
+        alone = len(self.sources) == 1
+        self._shared = networks.recorder.shared(self._token(), lambda: own) if alone else own
 
     def _token(self) -> str:
-        """The same for stages that do the same: what one recorded, the other may replay."""
+        """The same for stages that do the same with one source: what one recorded, the other may replay."""
         whole = hashlib.sha256(self.settings.model_dump_json().encode())
-        for source in self.sources:
-            for array in (source.image, source.landmarks, source.embedding):
-                whole.update(hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest())
+        (source,) = self.sources
+        for array in (source.image, source.landmarks, source.embedding):
+            whole.update(hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest())
         return whole.hexdigest()
 
     def setup(self) -> None:
@@ -209,9 +212,8 @@ class SwapStage:
         single = len(self.sources) == 1
         picture = shared.picture if single else self._pictured([self.sources[i] for i in of])
         work = partial(self._sampled, track=item.track, picture=picture, verdicts=self.on_device)
-        recordable = self.on_device and single
         # Whether a user's own term waits for the GPU, nobody knows.
-        if recordable and all(scheduled.file is None for scheduled in self.terms):
+        if self.on_device and single and all(scheduled.file is None for scheduled in self.terms):
             # A recording reads what is random wherever it lies, whatever track that is of.
             turn = partial(shared.drawn.turn_to, item.track)
             made = net.recorder.run(shared.drawn, partial(work, drawn=shared.drawn), inputs, turn)

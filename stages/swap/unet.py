@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own custom
 from torch import Tensor, nn
 
-from .fused import WIDEST_HEAD
+from .wide_heads import WIDEST_HEAD
 
 EPS = 1e-5  # of all norms
 NHWC_BATCH = 64  # from here on torch's nearest upsampling of channels-last tensors has failed

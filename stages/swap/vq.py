@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .fused import with_wide_heads
+from .wide_heads import with_wide_heads
 
 
 class VQAutoencoder(nn.Module):

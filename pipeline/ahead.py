@@ -31,15 +31,28 @@ def _both() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_AT_ONCE, "ldvid-ahead")
 
 
-def prepare_ahead(mask: MaskStage, swap: SwapStage, crops: Crops) -> Crops:
-    """The crops' masks, then their starts, two batches at a time."""
+def masks_ahead(mask: MaskStage, crops: Crops) -> Crops:
+    """The crops' masks."""
     if not len(crops):
         return crops
-    # All at once: those who draw them beside this process are asked for all before any is waited for. A parse
-    # is large, and is made again sooner than memory holds those of a segment.
-    masked = replace(_both().submit(mask.process, crops).result(), parses=None)
-    pieces = [take(masked, present) for present, _, _ in batches(crops.frames, mask.settings.batch)]
+    # All at once: those who draw them beside this process are asked for all before any is waited for, and
+    # meanwhile the GPU's threads are free for others.
+    return mask.drawn(crops, _both().submit(mask.seen, crops).result())
+
+
+def starts_ahead(swap: SwapStage, masked: Crops, batch: int) -> Crops:
+    """The starts of crops that have masks, two batches at a time."""
+    if not len(masked):
+        return masked
+    # A parse is large, and is made again sooner than memory holds those of a segment.
+    masked = replace(masked, parses=None)
+    pieces = [take(masked, present) for present, _, _ in batches(masked.frames, batch)]
     return join(list(_both().map(swap.prepare, pieces)))
+
+
+def prepare_ahead(mask: MaskStage, swap: SwapStage, crops: Crops) -> Crops:
+    """Both."""
+    return starts_ahead(swap, masks_ahead(mask, crops), mask.settings.batch)
 
 
 def warm_up(networks: Networks, settings: Settings, source: SourceFace) -> None:

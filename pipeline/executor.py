@@ -165,8 +165,8 @@ class LocalExecutor:
                 writers = min(MOST_WRITERS, max(1, width() // CORES_A_WRITER))
             renderer = Renderer(work, ledger, networks, listener, watch, self.policy, far, draw)
             parts = renderer.load, renderer.swap, renderer.write
-            prepare = renderer.prepare if networks.device.type == "cuda" else None
-            run_segments(segments, *parts, prepare, writers, loaders)
+            ahead = (renderer.prepare, renderer.start) if networks.device.type == "cuda" else ()
+            run_segments(segments, *parts, ahead, writers, loaders)
         took = time.perf_counter() - began
         share = (_swapping(watch) - before) / max(took, 1e-9)
         return Rendering(took, 1, share, [f.text() for f in renderer.retried])

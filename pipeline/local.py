@@ -1,9 +1,10 @@
 """The local executor: segments in order on this machine, the stages' work overlapped.
 
 While the networks work on one segment, one thread decodes and aligns the next and another pastes and
-encodes the last; at most three segments are in memory. With a GPU, one more makes the masks and starts
-of the next, and several segments are loaded and written at once, by ``helpers`` where there are any. Results
-do not depend on timing: each segment is a pure function of the plan, and order is kept.
+encodes the last; at most three segments are in memory. With a GPU, one more makes masks and another the
+starts of those that come next, and several segments are loaded and written at once, by ``helpers`` where
+there are any. Results do not depend on timing: each segment is a pure function of the plan, and order is
+kept.
 """
 
 from __future__ import annotations
@@ -71,10 +72,12 @@ class Renderer:
         return self._tried(loader, loader.load, segment, Loaded(segment, []))
 
     def prepare(self, loaded: Loaded) -> Loaded:
-        """What can be done ahead of a swap on a GPU; on a CPU nothing, as it would only take turns."""
-        if not loaded.crops or self._swapper is None or not self._swapper.on_gpu:
-            return loaded
-        return self._swapper.prepare(loaded)
+        """What can be done ahead of a swap on a GPU; on a CPU nobody asks, as it would only take turns."""
+        return loaded if self._swapper is None else self._swapper.prepare(loaded)
+
+    def start(self, prepared: Loaded) -> Loaded:
+        """More of the same, once ``prepare`` is through."""
+        return prepared if self._swapper is None else self._swapper.start(prepared)
 
     def swap(self, loaded: Loaded) -> Loaded:
         """Mask and swap."""
@@ -148,12 +151,13 @@ def run_segments(
     load: Callable[[Segment], Ready],
     work: Callable[[Ready], Worked],
     write: Callable[[Worked], None],
-    prepare: Callable[[Ready], Ready] | None = None,
+    ahead: Sequence[Callable[[Ready], Ready]] = (),
     writers: int = 1,
     loaders: int = 1,
 ) -> None:
-    """``write(work(prepare(load(s))))`` for every segment; ``work`` runs in the calling thread, ``prepare``
-    in another, ``load`` and ``write`` in as many as ``loaders`` and ``writers``.
+    """``write(work(…(load(s))))`` for every segment; ``work`` runs in the calling thread, each step ``ahead``
+    of it in another, segment after segment in their order, ``load`` and ``write`` in as many as ``loaders``
+    and ``writers``.
 
     The first exception of any of the three ends the run and is raised here; what was being written
     is finished first, so that on Ctrl-C no finished work is lost.
@@ -161,12 +165,12 @@ def run_segments(
     if not segments:
         return
     loader = ThreadPoolExecutor(loaders, "ldvid-load")
-    preparer = ThreadPoolExecutor(1, "ldvid-prepare")
+    before = [(ThreadPoolExecutor(1, f"ldvid-ahead-{i}"), step) for i, step in enumerate(ahead)]
     writer = ThreadPoolExecutor(writers, "ldvid-write")
     writing: deque[Future[None]] = deque()
     try:
         # How many segments are ahead of the one at work.
-        steps = loaders if prepare is None else loaders + 1
+        steps = loaders + len(ahead)
         coming: deque[Future[Ready]] = deque()
         waiting = iter(segments)
 
@@ -174,8 +178,10 @@ def run_segments(
             segment = next(waiting, None)
             if segment is None:
                 return
-            loading = loader.submit(load, segment)
-            coming.append(loading if prepare is None else preparer.submit(lambda: prepare(loading.result())))
+            ready = loader.submit(load, segment)
+            for thread, step in before:
+                ready = thread.submit(_after, step, ready)
+            coming.append(ready)
 
         for _ in range(steps):
             bring()
@@ -192,8 +198,13 @@ def run_segments(
             writing.popleft().result()
     finally:
         loader.shutdown(wait=True, cancel_futures=True)
-        preparer.shutdown(wait=True, cancel_futures=True)
+        for thread, _ in before:
+            thread.shutdown(wait=True, cancel_futures=True)
         writer.shutdown(wait=True)
+
+
+def _after(step: Callable[[Ready], Ready], ready: Future[Ready]) -> Ready:
+    return step(ready.result())
 
 
 _END = object()

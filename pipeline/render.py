@@ -26,7 +26,7 @@ from ..stages.rows import batches, in_order, join, take
 from ..stages.steady import reach
 from ..stages.swap.networks import Networks
 from ..stages.swap.stage import SwapStage
-from .ahead import prepare_ahead
+from .ahead import masks_ahead, starts_ahead
 from .failure import FATAL
 from .load import Loaded
 from .progress import Stopwatch
@@ -60,21 +60,20 @@ class Swapper:
         self._progress = progress
         self._held: dict[int, Crops] = {}  # by track: what the next segment may ask for again
         self._ahead: dict[int, NDArray[np.int64]] = {}  # by track: of which frames ``prepare`` expects that
-        self.on_gpu = networks.device.type == "cuda"
 
     def listen(self, watch: Stopwatch, progress: Callable[[int], None]) -> None:
         """From now on, seconds go to this watch and frames to this function."""
         self.watch, self._progress = watch, progress
 
     def prepare(self, loaded: Loaded) -> Loaded:
-        """What a segment needs done on the processor before it is swapped, in another thread than ``swap``
-        and ahead of it, so that a GPU need not wait: masks, and what the loop starts from.
+        """The masks of what a segment will need swapped, in another thread than ``swap`` and ahead of it, so
+        that a GPU need not wait. Segments must come in their order.
 
-        Whatever fails here fails again in ``swap``, which says so.
+        Whatever fails here fails again in ``swap``, which says so; as with ``start``.
         """
         try:
             with self.watch.time("prepare"):
-                prepared = [self._prepared(crops) for crops in loaded.crops]
+                prepared = [masks_ahead(self._mask, self._expected(crops)) for crops in loaded.crops]
         except FATAL:
             raise
         except Exception:
@@ -84,11 +83,25 @@ class Swapper:
         self._ahead = {c.track: c.frames[c.frames >= loaded.segment.stop - far] for c in loaded.crops}
         return replace(loaded, prepared=prepared)
 
-    def _prepared(self, crops: Crops) -> Crops:
+    def _expected(self, crops: Crops) -> Crops:
+        """Those that the segment before won't have left."""
         ahead = self._ahead.get(crops.track)
-        new = crops if ahead is None else take(crops, ~np.isin(crops.frames, ahead))
-        stage = self._swaps[self.work.plan.sources[crops.track]]
-        return prepare_ahead(self._mask, stage, new)
+        return crops if ahead is None else take(crops, ~np.isin(crops.frames, ahead))
+
+    def start(self, loaded: Loaded) -> Loaded:
+        """What the loop starts from, where ``prepare`` has made masks; in a third thread."""
+        batch = self.work.settings.batch
+        try:
+            with self.watch.time("prepare"):
+                prepared = [
+                    starts_ahead(self._swaps[self.work.plan.sources[crops.track]], crops, batch)
+                    for crops in loaded.prepared
+                ]
+        except FATAL:
+            raise
+        except Exception:
+            return replace(loaded, prepared=[])
+        return replace(loaded, prepared=prepared)
 
     def swap(self, loaded: Loaded) -> Loaded:
         """Fill in the masks and the swapped crops. A neighbour that can't be swapped is done without."""
@@ -149,16 +162,23 @@ class Swapper:
         return replace(made, weights=weights)
 
     def _made(self, crops: Crops, stage: SwapStage) -> Crops:
-        """Masked and swapped, a batch at a time: what the parser saw is large and needed by both."""
+        """Masked and swapped, a batch at a time: what the parser saw is large and needed by both. What was
+        masked ahead all at once, so that a GPU has the next batch before the last has left it."""
         if not len(crops):
             return crops
+        if crops.masks is not None:
+            self.stage = "swap"
+            try:
+                with self.watch.time("swap"):
+                    return stage.process(crops)
+            finally:
+                self.frame = stage.fitting.at
         made = []
         for present, _, _ in batches(crops.frames, self.work.settings.batch):
             piece = take(crops, present)
             self.stage, self.frame = "mask", int(piece.frames[0])
-            if piece.masks is None:
-                with self.watch.time("mask"):
-                    piece = self._mask.process(piece)
+            with self.watch.time("mask"):
+                piece = self._mask.process(piece)
             self.stage = "swap"
             with self.watch.time("swap"):
                 made.append(stage.process(piece))

@@ -21,9 +21,11 @@ from .records import F32, U8, Crops
 from .spread import spread
 from .swap.device_features import part_sum
 from .swap.features import part_mass
-from .swap.fitting import Fitting
+from .swap.fetch import fetch
+from .swap.fitting import Fitting, Later
 from .swap.manifest import ParserEntry
-from .swap.networks import Networks, to_tensor
+from .swap.networks import Networks
+from .swap.repeatable import tensor
 
 Draw = Callable[[MaskShape, U8, F32, F32], F32]  # ``MaskShape.all``, wherever
 
@@ -54,8 +56,15 @@ class MaskStage:
 
         Crops are parsed in the batches of ``rows.batches``; else each mask depends on its own crop only.
         """
+        return self.drawn(item, self.seen(item))
+
+    def seen(self, item: Crops) -> F32 | None:
+        """What the networks have to say of crops, None of none: what ``drawn`` needs."""
         work = self._planes if self.on_device else self.networks.parse_crops
-        seen = self.fitting.over(item.frames, lambda part: work(item.images[part]))
+        return self.fitting.over(item.frames, lambda part: work(item.images[part]))
+
+    def drawn(self, item: Crops, seen: F32 | None) -> Crops:
+        """As ``process``, of what was seen; no network is used."""
         masks = np.zeros(item.images.shape[:3], np.float32)
         if seen is not None and self.on_device:
             masks = self._draw(self._shape, item.images, item.landmarks, seen)
@@ -64,16 +73,16 @@ class MaskStage:
         return replace(item, masks=masks, parses=None if self.on_device else seen)
 
     @torch.no_grad()
-    def _planes(self, images: U8) -> F32:
-        """(N, 2, p, p): how surely each pixel is face, and one of ``FEATURES``. All that leaves a GPU, which
-        makes a whole parse again sooner than it is brought here and back."""
+    def _planes(self, images: U8) -> Later:
+        """What gives (N, 2, p, p): how surely each pixel is face, and one of ``FEATURES``. All that leaves a
+        GPU, which makes a whole parse again sooner than it is brought here and back."""
         net, parser = self.networks, self.networks.manifest.parser
         face = [parser.classes.index(name) for name in parser.face]
         features = [i for part in FEATURES for i in parser.indices(part)]
         with net.beside():
-            parse = net.parse(to_tensor(images, net.device))
-            planes = torch.stack([part_sum(parse, face), part_sum(parse, features)], 1)
-            return cast(F32, planes.cpu().numpy())
+            parse = net.parse(tensor(images, net.device).permute(0, 3, 1, 2).float() / 255)
+            arrived = fetch([torch.stack([part_sum(parse, face), part_sum(parse, features)], 1)])
+        return lambda: cast(F32, arrived()[0])
 
     def _mask_of_parse(self, image: U8, landmarks: F32, parse: F32) -> F32:
         """(S, S) of one crop with its landmarks (5, 2) and parse (K, p, p)."""

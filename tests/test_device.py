@@ -133,8 +133,8 @@ def test_segments_are_prepared_ahead_and_come_in_order() -> None:
         assert second.wait(20), "the second segment is prepared while the first one is worked on"
         return f"{name}w"
 
-    run_segments(segments, lambda s: str(s.index), work, seen.append, prepare)
-    assert seen == [f"{i}pw" for i in range(5)]
+    run_segments(segments, lambda s: str(s.index), work, seen.append, (prepare, lambda name: f"{name}s"))
+    assert seen == [f"{i}psw" for i in range(5)]
 
     three = threading.Barrier(3, timeout=20)
     kept: list[str] = []
@@ -154,5 +154,5 @@ def test_segments_are_prepared_ahead_and_come_in_order() -> None:
 
     seen.clear()
     with pytest.raises(ValueError, match="segment 2"):
-        run_segments(segments, lambda s: str(s.index), str, seen.append, failing)
+        run_segments(segments, lambda s: str(s.index), str, seen.append, (failing,))
     assert seen == ["0", "1"]

@@ -31,7 +31,7 @@ from ldvid.stages.decode import DecodeStage, probe
 from ldvid.stages.detect import Detector
 from ldvid.stages.mask import MaskStage
 from ldvid.stages.paste import PasteStage
-from ldvid.stages.records import Crops, Frame, Segment, SourceFace, Track
+from ldvid.stages.records import F32, Crops, Frame, Segment, SourceFace, Track
 from ldvid.stages.spread import width
 from ldvid.stages.swap.networks import Networks
 from ldvid.stages.swap.pack import Pack
@@ -155,8 +155,7 @@ def rendered(
     watch, packets = Stopwatch(), {}
     loader, swapper = Loader(order, watch, keep=not apart), Swapper(order, networks, watch)
     if ahead:
-        swapper.on_gpu = True
-        ready = [swapper.prepare(loader.load(segment)) for segment in order.plan.segments]
+        ready = [swapper.start(swapper.prepare(loader.load(s))) for s in order.plan.segments]
         coming = [swapper.swap(segment) for segment in ready]
         for segment in order.plan.segments:
             path = Writer(order, watch, order.folder).write(coming[segment.index])
@@ -186,14 +185,14 @@ def test_what_is_made_ahead_changes_no_byte(
 ) -> None:
     """Masks and starts of all segments before the first is swapped, each made once."""
     seen: list[int] = []
-    mask = MaskStage.process
+    drawn = MaskStage.drawn
 
-    def watched(stage: MaskStage, item: Crops) -> Crops:
+    def watched(stage: MaskStage, item: Crops, parse: F32 | None) -> Crops:
         seen.extend(item.frames.tolist())
-        return mask(stage, item)
+        return drawn(stage, item, parse)
 
     whole = rendered(work(tmp_path / "a", 8), networks)
-    monkeypatch.setattr(MaskStage, "process", watched)
+    monkeypatch.setattr(MaskStage, "drawn", watched)
     assert rendered(work(tmp_path / "b", 8), networks, ahead=True) == whole
     assert sorted(seen) == list(range(FRAMES))
 

@@ -25,7 +25,8 @@ from .blend import downsample_mask
 from .context import Context, SourcePicture
 from .device_start import DeviceStart
 from .drawn import Drawn
-from .fitting import Fitting
+from .fetch import fetch
+from .fitting import Fitting, Later
 from .guidance import build_terms, parse_once
 from .networks import Networks, to_tensor
 from .repeatable import repeatable, tensor
@@ -188,8 +189,8 @@ class SwapStage:
             )
             return cast(F32, torch.cat([pictures, kept[:, None]], 1).permute(0, 2, 3, 1).cpu().numpy())
 
-    def _swap(self, item: Crops, rows: np.ndarray) -> F32:
-        """One batch (B, S, S, 3) in [0, 255]; ``rows`` index the crops."""
+    def _swap(self, item: Crops, rows: np.ndarray) -> F32 | Later:
+        """One batch (B, S, S, 3) in [0, 255], from a GPU what gives it; ``rows`` index the crops."""
         net = self.networks
         shared = self._shared
         assert item.masks is not None and shared.picture is not None
@@ -208,7 +209,7 @@ class SwapStage:
         if item.parses is not None and self._parse_size() is None:
             arrays["parses"] = item.parses[rows]
         inputs = {name: tensor(array, net.device) for name, array in arrays.items()}
-        inputs["theta"] = theta.to(net.device)
+        inputs["theta"] = tensor(theta.numpy(), net.device)
         single = len(self.sources) == 1
         picture = shared.picture if single else self._pictured([self.sources[i] for i in of])
         work = partial(self._sampled, track=item.track, picture=picture, verdicts=self.on_device)
@@ -219,11 +220,17 @@ class SwapStage:
             made = net.recorder.run(shared.drawn, partial(work, drawn=shared.drawn), inputs, turn)
         else:
             made = work(inputs)
-        result = cast(F32, made[0].cpu().numpy())
-        if all(bool(verdict) for verdict in made[1:]):
-            return result
-        made = self._sampled(inputs, item.track, picture, verdicts=False)  # says which term it was
-        return cast(F32, made[0].cpu().numpy())
+        arrived = fetch(made)
+
+        def result() -> F32:
+            swapped, *verdicts = arrived()
+            if all(bool(verdict) for verdict in verdicts):
+                return swapped
+            with repeatable():  # it says which term it was
+                again = self._sampled(inputs, item.track, picture, verdicts=False)
+            return cast(F32, again[0].cpu().numpy())
+
+        return result if self.on_device else result()
 
     def _parse_size(self) -> int | None:
         """What x̂ is parsed at, where that isn't the size of the masks' parses."""

@@ -16,6 +16,7 @@ from ldvid.stages.decode import read_picture
 from ldvid.stages.swap.networks import (
     WORTH_COMPILING,
     Networks,
+    layout_of,
     resolve_compile,
     resolve_device,
     resolve_dtype,
@@ -183,3 +184,13 @@ def test_long_clips_on_a_gpu_are_worth_compiling() -> None:
     assert not resolve_compile("off", "NVIDIA H100", 10**6)
     with pytest.raises(SettingsError, match="--compile on"):
         resolve_compile("on", "cpu", 10**6)
+
+
+def test_channels_lie_last_but_where_cudnn_would_take_seconds_to_plan(pack: Pack, networks: Networks) -> None:
+    """Convolutions of a channel by itself, as the starter's identity network has, keep the other layout."""
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    plain = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3))
+    grouped = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3, groups=8))
+    assert layout_of(plain, gpu) == layout_of(networks.unet, gpu) == torch.channels_last
+    assert layout_of(grouped, gpu) == layout_of(networks.identity, gpu) == torch.contiguous_format
+    assert layout_of(grouped, cpu) == layout_of(networks.identity, cpu) == torch.channels_last

@@ -171,6 +171,11 @@ class OnnxModule(nn.Module):
                 raise PackError(f"{path}: the ONNX operator {node.op_type} is not supported")
             self._nodes.append((node.op_type, list(node.input), list(node.output), attributes))
 
+    @property
+    def grouped(self) -> bool:
+        """Whether it has convolutions that see only some of the channels each."""
+        return any(attributes.get("group", 1) > 1 for _, _, _, attributes in self._nodes)
+
     def _add(self, name: str, buffer: str, array: Any) -> None:
         if array.dtype.kind in "iu":  # a shape or a pad list, never a weight: stays on the CPU
             self._shapes[name] = [int(v) for v in array.reshape(-1)]

@@ -110,8 +110,9 @@ class _Rows:
 
     def __init__(self, crops: Crops) -> None:
         self._crops = crops
+        # At half the size, in pixels of that: from a row to the one beside it, and to those farther off.
+        self._steps: dict[tuple[int, int], F32] = {}
         self._flows: dict[tuple[int, int], F32] = {}
-        self._small: dict[tuple[int, int], F32] = {}  # the same at half the size, in pixels of that
         self._light: dict[int, F32] = {}
         self._change: dict[int, F32] = {}
         self._soft: dict[int, F32] = {}
@@ -123,15 +124,33 @@ class _Rows:
             self._soft[row], self._light[row], self._change[row] = soft, light, change
         both = pairs | {(second, first) for first, second in pairs}
         new = sorted({(i, j) for i, j in both if i != j} - self._flows.keys())
-        images = self._crops.images
+        ways = sorted({(i, 1 if j > i else -1) for i, j in new})
+        ends = [[j for i, j in new if i == row and (j - i) * way > 0] for row, way in ways]
+        steps = {
+            (k, k + way) for (row, way), far in zip(ways, ends, strict=True) for k in _along(row, way, far)
+        }
+        missing = sorted(steps - self._steps.keys())
+        for step, flow in zip(missing, spread(self._step, missing), strict=True):
+            self._steps[step] = flow
+        for made in spread(self._chain, ways, ends):
+            self._flows.update(made)
 
-        def both_sizes(pair: tuple[int, int]) -> tuple[F32, F32]:
-            flow = optical_flow(*(images[row] for row in pair))
-            small = _halved(flow)
-            return flow, small * np.float32(len(small) / len(flow))
+    def _step(self, pair: tuple[int, int]) -> F32:
+        """The flow from a row to the one beside it, at half the size and in pixels of that."""
+        flow = optical_flow(*(self._crops.images[row] for row in pair))
+        small = _halved(flow)
+        return small * np.float32(len(small) / len(flow))
 
-        for pair, (flow, small) in zip(new, spread(both_sizes, new), strict=True):
-            self._flows[pair], self._small[pair] = flow, small
+    def _chain(self, start: tuple[int, int], ends: list[int]) -> dict[tuple[int, int], F32]:
+        """The flows from a row to all of ``ends`` that way, step by step, each where the last one ends."""
+        row, way = start
+        flow, made = None, {}
+        for at in _along(row, way, ends):
+            step = self._steps[at, at + way]
+            flow = step if flow is None else flow + follow(step, flow)
+            if at + way in ends:
+                made[row, at + way] = flow
+        return made
 
     def _alone(self, row: int) -> tuple[F32, F32, F32]:
         """The target without its grain at half the size, its light, and what the swap changes of that,
@@ -153,14 +172,16 @@ class _Rows:
 
     def flow(self, first: int, second: int) -> F32:
         """From one row to another, (S, S, 2)."""
-        return self._flows[first, second]
+        size, small = self._crops.images.shape[2:0:-1], self._flows[first, second]
+        whole = cast(F32, cv2.resize(small, size, interpolation=cv2.INTER_LINEAR))
+        return whole * np.float32(size[0] / len(small))
 
     def trust(self, row: int, other: int, box: Box) -> F32:
         """How far each pixel of a row's box is the same point of the same face in another, in [0, 1].
 
         Found out at half the size: a flow is no finer, and grain is no difference.
         """
-        there, back = self._small[row, other], self._small[other, row]
+        there, back = self._flows[row, other], self._flows[other, row]
         apart = follow(self._soft[other], there) - self._soft[row]
         apart *= apart
         most = np.maximum(np.maximum(apart[..., 0], apart[..., 1]), apart[..., 2])
@@ -171,11 +192,17 @@ class _Rows:
 
     def forget(self, row: int) -> None:
         """Let go of what is known of rows up to this one."""
-        for pair in [k for k in self._flows if min(k) <= row]:
-            del self._flows[pair], self._small[pair]
+        for flows in (self._flows, self._steps):
+            for pair in [k for k in flows if min(k) <= row]:
+                del flows[pair]
         for known in (self._light, self._change, self._soft):
             for old in [k for k in known if k <= row]:
                 del known[old]
+
+
+def _along(row: int, way: int, ends: list[int]) -> range:
+    """The rows from which steps that way lead on, as far as the last of ``ends``."""
+    return range(row, max(ends) if way > 0 else min(ends), way)
 
 
 def _halved(picture: F32) -> F32:

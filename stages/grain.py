@@ -17,13 +17,15 @@ from typing import cast
 import cv2
 import numpy as np
 
-from .records import F32
+from .records import F32, U8
 
 Key = tuple[int, int, int]
 QUANTUM = 1 / 12  # variance of rounding to 8 bits, which is no grain
 MOST = 24.0  # grey levels
 EXPOSED = (12, 243)  # luma between which grain shows
-SAMPLE = 16384  # pixels
+OCTAVES = (1, 2)  # sides of a pixel
+SAMPLE = 4096  # pixels looked at
+ENOUGH = 1024  # pixels of a surround that may say something
 QUARTILE = 0.31864  # of |x|, x standard normal
 # Immerkær 1996 (doi 10.1006/cviu.1996.0060): the difference of two Laplacians, blind to edges and slopes;
 # this along the rows times this along the columns.
@@ -35,47 +37,55 @@ TO_YCC = np.array(
 TO_RGB = np.linalg.inv(TO_YCC.astype(np.float64)).astype(np.float32)
 
 
-def noise_levels(picture: F32, where: F32) -> F32:
+def noise_levels(
+    picture: U8 | F32, where: F32, block: int = 1, exposed: tuple[float, float] | None = None
+) -> tuple[F32, int]:
     """Standard deviations of the white noise in Y, Cb and Cr of a picture (h, w, 3) RGB, where ``where``
-    (h, w) is above one half: (3,).
+    (h, w) is above one half, and how many pixels say so: (3,) and a count.
 
-    By the lower quartile of absolute values: texture and edges may take three quarters of the pixels.
+    By the lower quartile of absolute values: texture and edges may take three quarters of the pixels. Of a
+    large face every so manieth row and column is looked at, enough to know a quartile to a few per cent.
+
+    Args:
+        block: the side of what is taken as a pixel, the mean of so many: 2 is the next octave.
+        exposed: the luma between which a pixel counts.
     """
-    inside = where > 0.5
-    count = int(np.count_nonzero(inside))
-    # Every so manieth row and column of a large face: enough to know a quartile to a per cent.
-    thin = max(1, int((count / SAMPLE) ** 0.5))
-    chosen = inside[::thin, ::thin]
-    if count < 64 or not chosen.any():  # every second line may be black
-        return np.zeros(3, np.float32)
-    seen = np.abs(_noise(picture, thin)[chosen] @ TO_YCC.T)
-    quarter = len(seen) // 4
-    return cast(F32, (np.partition(seen, quarter, 0)[quarter] / QUARTILE).astype(np.float32))
+    whole = int(np.count_nonzero(where > 0.5)) // block**2
+    step = block * max(1, int((whole / SAMPLE) ** 0.5))
+    down, across = ((n - 3 * block) // step + 1 for n in where.shape)
+    if whole < 64 or min(down, across) < 1:
+        return np.zeros(3, np.float32), 0
+
+    def every(first: int, count: int) -> slice:
+        return slice(first, first + (count - 1) * step + 1, step)
+
+    weights = np.repeat(OPERATOR, block) / np.float32(block)
+    rows = cast(F32, sum(v * picture[every(i, down)] for i, v in enumerate(weights)))
+    seen = cast(F32, sum(v * rows[:, every(i, across)] for i, v in enumerate(weights)))
+    middle = range(block, 2 * block)
+    share = sum(where[every(i, down), every(j, across)] for i in middle for j in middle)
+    chosen = np.asarray(share) > 0.5 * block**2
+    if exposed is not None:
+        luma = picture[every(block, down), every(block, across)] @ TO_YCC[0]
+        chosen &= (luma > exposed[0]) & (luma < exposed[1])
+    count = int(np.count_nonzero(chosen))
+    if count < 16:  # every second line may be black
+        return np.zeros(3, np.float32), 0
+    found = np.abs(seen[chosen] @ TO_YCC.T)
+    quarter = count // 4
+    sigma = np.partition(found, quarter, 0)[quarter] / QUARTILE
+    return cast(F32, sigma.astype(np.float32)), count * step**2
 
 
-def _noise(picture: F32, thin: int) -> F32:
-    """``OPERATOR`` both ways, at every ``thin``-th row and column."""
-    padded = cv2.copyMakeBorder(picture, 1, 1, 1, 1, cv2.BORDER_REFLECT_101)
-    height, width = picture.shape[:2]
-    rows = sum(weight * padded[i : height + i : thin] for i, weight in enumerate(OPERATOR))
-    return cast(F32, sum(weight * rows[:, i : width + i : thin] for i, weight in enumerate(OPERATOR)))
-
-
-def levels(picture: F32, where: F32) -> F32:
+def levels(picture: U8 | F32, where: F32) -> F32:
     """Noise of a picture (h, w, 3) RGB in [0, 255]: (3, 2), for Y, Cb, Cr the finest and the next octave.
 
     White noise of σ gives σ and σ/2.
     """
-    half = (max(where.shape[1] // 2, 1), max(where.shape[0] // 2, 1))
-    # Even sizes, so that every mean is over whole pixels.
-    even = np.s_[: half[1] * 2, : half[0] * 2]
-    small, inside = (
-        cast(F32, cv2.resize(a[even], half, interpolation=cv2.INTER_AREA)) for a in (picture, where)
-    )
-    return np.stack([noise_levels(picture, where), noise_levels(small, inside)], 1)
+    return np.stack([noise_levels(picture, where, block)[0] for block in OCTAVES], 1)
 
 
-def shot_levels(frame: F32, where: F32, wide: F32, beside: F32) -> F32:
+def shot_levels(frame: U8 | F32, where: F32, wide: U8 | F32, beside: F32) -> F32:
     """Grain of a shot at a face, (3, 2) as ``levels``: the less of the face's own and of what is around it.
 
     Skin has texture that passes for grain; a background may have none to show. What is nearly black or
@@ -85,10 +95,11 @@ def shot_levels(frame: F32, where: F32, wide: F32, beside: F32) -> F32:
         frame, where: (h, w, 3) RGB in [0, 255] and (h, w), the face.
         wide, beside: (h', w', 3) and (h', w'), its surround.
     """
-    luma = cv2.transform(wide, TO_YCC[:1])
-    beside = (beside * ((luma > EXPOSED[0]) & (luma < EXPOSED[1]))).astype(np.float32)
     own = levels(frame, where)
-    return np.minimum(own, levels(wide, beside)) if int((beside > 0.5).sum()) >= 1024 else own
+    around = [noise_levels(wide, beside, block, EXPOSED) for block in OCTAVES]
+    if min(count for _, count in around) < ENOUGH:
+        return own
+    return np.minimum(own, np.stack([sigma for sigma, _ in around], 1))
 
 
 def add_grain(face: F32, bare: F32, there: F32, where: F32, kept: F32, key: Key, strength: float) -> F32:

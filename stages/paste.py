@@ -127,14 +127,14 @@ def _finished(
 ) -> F32:
     """The face (h, w, 3) with the frame's detail and grain."""
     x0, y0, x1, y1 = region
-    frame = shot.frame[y0:y1, x0:x1].astype(np.float32)
+    frame = shot.frame[y0:y1, x0:x1]
     scale, size = scale_of(local), (x1 - x0, y1 - y0)
     bare, kept = face, np.zeros_like(alpha)
     where = alpha / max(float(alpha.max()), _LEAST)  # a face that fades is measured as one that doesn't
     if finish.detail > 0:
         own = _warp(_low_pass(shot.crop.astype(np.float32), scale), local, size)
         weight = _warp_mask(agreement(swapped, shot.crop), local, size)
-        face = restore(face, own, frame, weight, where, scale, finish.detail)
+        face = restore(face, own, frame.astype(np.float32), weight, where, scale, finish.detail)
         kept = weight * np.float32(finish.detail)
     if finish.grain > 0:
         wide, beside = _surround(shot.frame, alpha, region)
@@ -143,12 +143,12 @@ def _finished(
     return face
 
 
-def _surround(frame: U8 | F32, alpha: F32, region: Region) -> tuple[F32, F32]:
-    """The frame in a box of twice the region's sides, float32, and where nothing is pasted there."""
+def _surround(frame: U8 | F32, alpha: F32, region: Region) -> tuple[U8 | F32, F32]:
+    """The frame in a box of twice the region's sides, and where nothing is pasted there."""
     x0, y0, x1, y1 = region
     dx, dy = (x1 - x0) // 2, (y1 - y0) // 2
     left, top = max(x0 - dx, 0), max(y0 - dy, 0)
-    wide = frame[top : y1 + dy, left : x1 + dx].astype(np.float32)
+    wide = frame[top : y1 + dy, left : x1 + dx]
     beside = np.ones(wide.shape[:2], np.float32)
     beside[y0 - top : y1 - top, x0 - left : x1 - left] = alpha == 0
     return wide, beside

@@ -20,11 +20,13 @@ from .orient import Upright
 from .probe import probe
 from .records import U8, ClipInfo, Frame, Segment
 from .scan import open_video
+from .spread import width
 
 __all__ = ["DecodeStage", "Reader", "open_reader", "probe", "read_picture"]
 
 # Decoding on is cheaper than seeking back to a keyframe when the target is this near.
 _NEAR = 48
+MOST_THREADS = 16  # FFmpeg's own limit where it chooses
 
 
 class Reader(Protocol):
@@ -55,6 +57,8 @@ class PyavReader:
     def _open(self) -> None:
         self._container, self._stream = open_video(self.info.path)
         self._stream.thread_type = "AUTO"
+        # Each decodes one frame more than is asked for, and after a seek all of them anew.
+        self._stream.codec_context.thread_count = min(width(), MOST_THREADS)
         self._frames = self._decode()
 
     def _decode(self, packet: Any = None) -> Iterator[av.VideoFrame]:

@@ -10,6 +10,8 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Protocol
 
@@ -61,8 +63,10 @@ class Executor(Protocol):
         """Looks at all frames of a clip, in order; other processes begin at once."""
         ...
 
-    def warm_up(self, networks: Networks, settings: Settings, source: SourceFace, watch: Stopwatch) -> None:
-        """Have ``networks`` ready for the first batch, while others look at the clip."""
+    def warming(
+        self, networks: Networks, settings: Settings, source: SourceFace, watch: Stopwatch
+    ) -> AbstractContextManager[None]:
+        """Have ``networks`` ready for the first batch, while inside others look at the clip."""
         ...
 
     def render(
@@ -133,11 +137,23 @@ class LocalExecutor:
         end = view.info.frames
         return prefetch(look(view.info, view.settings, pack, 0, end, watch, tolerant=view.tolerant), 4)
 
-    def warm_up(self, networks: Networks, settings: Settings, source: SourceFace, watch: Stopwatch) -> None:
-        """As ``ahead.warm_up``."""
-        if self._helpers is not None:  # else who looks is a thread beside this one
+    @contextlib.contextmanager
+    def warming(
+        self, networks: Networks, settings: Settings, source: SourceFace, watch: Stopwatch
+    ) -> Iterator[None]:
+        """As ``ahead.warm_up``, in a thread of its own, which has ended in the end."""
+        if self._helpers is None:  # who looks is a thread beside this one, which has enough to do
+            yield
+            return
+
+        def timed() -> None:
             with watch.time("warm up"):
                 warm_up(networks, settings, source)
+
+        with ThreadPoolExecutor(1, "ldvid-warm") as thread:
+            warm = thread.submit(timed)
+            yield
+            warm.result()
 
     def render(
         self,

@@ -9,7 +9,6 @@ from filelock import FileLock
 from ..errors import OutputError
 from ..stages.swap.manifest import Manifest, read_manifest
 from ..stages.swap.pack import Pack, find_pack, open_pack, read_lock, weights_folder
-from .pull import pull
 
 
 def pack_at_hand(name: str) -> Pack:
@@ -22,6 +21,8 @@ def pack_at_hand(name: str) -> Pack:
         PackError: as ``open_pack`` and ``pull``.
         OutputError: the weights' folder can't be written.
     """
+    from .pull import pull  # what downloads takes a while to import, and mostly there is nothing to fetch
+
     home = find_pack(name)
     manifest = read_manifest(home)
     folder = weights_folder(home, manifest)

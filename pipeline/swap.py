@@ -265,9 +265,9 @@ class _Run:
                 assert self.given is not None
                 plan = taken_plan(self.given, self.request, reference)
             else:
-                self.executor.warm_up(networks, self.settings, sources[0], self.watch)
                 view, embed = self._view(info), lambda face: networks.embed(face[None])[0]
-                plan = found_plan(view, self.request, looks, embed, reference, self.listener, self.watch)
+                with self.executor.warming(networks, self.settings, sources[0], self.watch):
+                    plan = found_plan(view, self.request, looks, embed, reference, self.listener, self.watch)
                 if not plan.sources:
                     self._warn("no face was found in the clip: the output is a copy of it")
         plan = job.save_plan(plan)

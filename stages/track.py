@@ -18,7 +18,6 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from ..configs.settings import Settings
 from .align import ARCFACE_TEMPLATE, estimate_similarity, warp
@@ -260,5 +259,7 @@ def _reachable(box: F32, other: F32) -> bool:
 
 
 def _solve(cost: NDArray[np.float64]) -> dict[int, int]:
+    from scipy.optimize import linear_sum_assignment  # a quarter of a second, for who only aligns a face
+
     rows, columns = linear_sum_assignment(cost)
     return {int(c): int(r) for r, c in zip(rows, columns, strict=True) if cost[r, c] < 1e3}

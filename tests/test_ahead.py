@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 import torch
 from ldvid.configs import GuidanceTerm, Settings, load_settings
-from ldvid.errors import SettingsError
-from ldvid.pipeline import ahead
+from ldvid.errors import FaceError, SettingsError
+from ldvid.pipeline import ahead, executor
 from ldvid.pipeline.ahead import warm_up
+from ldvid.pipeline.executor import LocalExecutor
+from ldvid.pipeline.failure import Policy
+from ldvid.pipeline.progress import Stopwatch
 from ldvid.stages.mask import MaskStage
 from ldvid.stages.records import Crops, SourceFace
 from ldvid.stages.swap.networks import Networks
@@ -76,6 +80,29 @@ def test_only_a_gpu_that_was_not_used_is_warmed_up(
     cold = on_a_gpu()
     warm_up(cold, some(), faces[0])
     assert asked == [cold]
+
+
+def test_a_gpu_warms_up_while_others_look_and_is_warm_in_the_end(
+    networks: Networks, faces: tuple[SourceFace, SourceFace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, looked, done = threading.Event(), threading.Event(), list[bool]()
+
+    def slowly(*_: object) -> None:
+        begun.set()
+        done.append(looked.wait(20))
+
+    monkeypatch.setattr(executor, "warm_up", slowly)
+    watch = Stopwatch()
+    with LocalExecutor(Policy()).warming(networks, some(), faces[0], watch):
+        assert not begun.is_set(), "without helpers whoever looks has enough to do"
+    beside = LocalExecutor(Policy(), cast(Any, SimpleNamespace(close=lambda: None)))
+    with beside.warming(networks, some(), faces[0], watch):
+        assert begun.wait(20)
+        looked.set()
+    assert done == [True] and "warm up" in watch.seconds
+    with pytest.raises(FaceError), beside.warming(networks, some(), faces[0], watch):
+        raise FaceError("nobody is in the clip")
+    assert len(done) == 2, "what failed waits for the thread"
 
 
 def test_two_may_warm_up_at_once(

@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -86,8 +86,11 @@ class RayExecutor:
         """Pieces of the clip are looked at all over the cluster."""
         return looks_of(view, watch)
 
-    def warm_up(self, networks: Networks, settings: Settings, source: SourceFace, watch: Stopwatch) -> None:
+    def warming(
+        self, networks: Networks, settings: Settings, source: SourceFace, watch: Stopwatch
+    ) -> AbstractContextManager[None]:
         """Nothing: these networks only look, and the cluster's workers are still on their way."""
+        return nullcontext()
 
     def render(
         self,

@@ -238,7 +238,7 @@ class Networks:
         """Unit embeddings (N, D) of aligned crops (N, size, size, 3) uint8 RGB, no gradient."""
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"images must be (N, H, W, 3), got {images.shape}")
-        with torch.no_grad(), repeatable():
+        with self.recorder.quiet.use(), torch.no_grad(), repeatable():
             x = to_tensor(images, self.device)
             size = self.manifest.identity.size
             if x.shape[-1] != size:

@@ -194,3 +194,19 @@ def test_channels_lie_last_but_where_cudnn_would_take_seconds_to_plan(pack: Pack
     assert layout_of(plain, gpu) == layout_of(networks.unet, gpu) == torch.channels_last
     assert layout_of(grouped, gpu) == layout_of(networks.identity, gpu) == torch.contiguous_format
     assert layout_of(grouped, cpu) == layout_of(networks.identity, cpu) == torch.channels_last
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
+    ],
+)
+def test_a_face_is_known_alone_and_among_others(pack: Pack, portraits: torch.Tensor, device: str) -> None:
+    net = Networks.load(pack, device, "float32")
+    faces = (portraits.permute(0, 2, 3, 1).repeat(6, 1, 1, 1)[:11] * 255).byte().numpy()
+    among = net.embed(faces)
+    assert among.shape == (11, 512)
+    for i, face in enumerate(faces):
+        np.testing.assert_allclose(net.embed(face[None])[0], among[i], atol=1e-5)

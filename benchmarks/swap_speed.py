@@ -20,6 +20,7 @@ compiles what the rows need, in one step each. ``--small`` takes tiny networks, 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import tempfile
 import time
@@ -106,6 +107,8 @@ def in_memory(pack: Pack, bench: Bench, sizes: list[float], dtype: str) -> Itera
         name = f"paper, {dtype}, --max-memory {size:g}GB"
         yield Row(name, swap.fitting.micro_batch, mean, spread, 1000 / mean / PAPER_STEPS, memory, first)
         del net, swap, masked
+        gc.collect()  # recordings and what they record know each other
+        torch.cuda.empty_cache()
 
 
 def main() -> None:
@@ -120,6 +123,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="frames a batch at the paper's sizes")
     parser.add_argument("--frames", type=int, help="of the example clip (384; 4 without a GPU)")
     parser.add_argument("--max-memory", nargs="+", type=float, default=[8, 12, 24], help="GB")
+    parser.add_argument("--memory-dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--warm", action="store_true", help="only compile")
     parser.add_argument("--short", action="store_true", help="of the exact path no row in float32")
     parser.add_argument("--until", help="the name of the last row wanted")
@@ -158,7 +162,7 @@ def main() -> None:
                     title = f"fast, {'compiled' if compiled == 'on' else 'eager'}"
                     yield of_preset(title, made["fast"], settings, bench, frames)
             if "memory" in what and gpu and not bench.warm:
-                for dtype in ("float32", "bfloat16"):
+                for dtype in options.memory_dtypes:
                     yield from in_memory(made["paper"], bench, options.max_memory, dtype)
                 torch.cuda.set_per_process_memory_fraction(1.0)
         if "presets" in what:

@@ -23,7 +23,7 @@ from ..stages.swap.pack import Pack
 from .ahead import warm_up
 from .device import compute_device
 from .failure import Policy
-from .helpers import Far, Helpers, how_many, urgent
+from .helpers import Far, Helpers, how_many
 from .ledger import Ledger
 from .local import Renderer, prefetch, run_segments
 from .look import Look, look
@@ -172,8 +172,7 @@ class LocalExecutor:
         with contextlib.ExitStack() as stack:
             far, draw, loaders, writers = None, None, 1, 1
             if self._helpers is not None:
-                order = stack.enter_context(self._helpers.order(work))
-                far = partial(Far, self._helpers, order, watch, urgent(segments))
+                far = partial(Far, self._helpers, stack.enter_context(self._helpers.order(work)), watch)
                 draw = self._helpers.draw
                 # Writing is most of the work, and takes seconds a segment; masks are waited for.
                 loaders = max(1, self._helpers.count // 8)

@@ -20,7 +20,6 @@ from typing import Any
 
 from ..stages.mask_shape import MaskShape
 from ..stages.records import F32, U8, Segment
-from ..stages.spread import limited
 from .load import Loaded, Loader
 from .pieces import look_at
 from .progress import Stopwatch
@@ -71,28 +70,23 @@ def draw(shape: MaskShape, images: U8, landmarks: F32, seen: F32) -> F32:
     return shape.all(images, landmarks, seen)
 
 
-def load(order: Path, segment: Segment, threads: int | None = None) -> Outcome:
-    """Decode and align; ``order`` is the pickled ``Work``, ``threads`` None as many as helpers have."""
+def load(order: Path, segment: Segment) -> Outcome:
+    """Decode and align; ``order`` is the pickled ``Work``."""
 
     def loader(work: Work) -> Loader:
         return Loader(work, Stopwatch(), keep=False, whole=True)
 
-    with limited(threads):
-        return _tried(order, "load", loader, lambda part: part.load(segment))
+    return _tried(order, "load", loader, lambda part: part.load(segment))
 
 
-def write(order: Path, swapped: Loaded, threads: int | None = None) -> Outcome:
+def write(order: Path, swapped: Loaded) -> Outcome:
     """Paste, encode, and enter the segment into the job's ledger."""
 
     def done(writer: Writer) -> Loaded:
         entered(writer, writer.work.ledger(), swapped)
         return Loaded(swapped.segment, [])
 
-    def writer(work: Work) -> Writer:
-        return Writer(work, Stopwatch(), work.ledger().segments_folder)
-
-    with limited(threads):
-        return _tried(order, "write", writer, done)
+    return _tried(order, "write", lambda work: Writer(work, Stopwatch(), work.ledger().segments_folder), done)
 
 
 def _tried(order: Path, what: str, make: Callable[[Work], Any], call: Callable[[Any], Loaded]) -> Outcome:

@@ -15,7 +15,7 @@ import os
 import pickle
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,13 +35,11 @@ from .progress import Stopwatch
 from .work import View, Work
 
 Result = TypeVar("Result")
-Urgent = Mapping[str, Mapping[int, int]]  # "load" and "write": threads by a segment's index
 _PIECE = 48  # frames a helper looks at before it is asked again
 _CROPS = 2  # whose masks a helper draws before it is asked again
 _AHEAD = 4  # pieces asked for a helper: nobody takes any while torch is imported and networks are loaded
 FEWEST_CORES = 4  # with fewer, helpers would only take turns with what they help
 MOST, THREADS = 16, 2
-MOST_THREADS, LAST = 8, 4  # of a segment that everybody waits for; how many of those are the last
 
 
 def how_many() -> int:
@@ -59,19 +57,6 @@ class Asked(Generic[Result]):
     pool: Any
     task: Callable[..., Result]
     values: tuple[Any, ...]
-
-
-def urgent(segments: Sequence[Segment]) -> Urgent:
-    """Threads for the segments that everybody waits for: to load the first, and to write the last ones. Most
-    of the cores have nothing else to do then."""
-    many = min(MOST_THREADS, width() // 2)
-    if many <= THREADS:
-        return {}
-    last = enumerate(segments[: -LAST - 1 : -1])
-    return {
-        "load": {s.index: many for s in segments[:1]},
-        "write": {s.index: max(many >> i // 2, THREADS) for i, s in last},
-    }
 
 
 def gpu_in_sight() -> bool:
@@ -203,23 +188,23 @@ class Helpers:
 class Far:
     """A Loader or a Writer for one segment, in a helper: ``stage`` and ``frame`` are where it failed."""
 
-    def __init__(self, helpers: Helpers, order: Path, watch: Stopwatch, hurry: Urgent, stage: str) -> None:
-        self._helpers, self._order, self._watch, self._hurry = helpers, order, watch, hurry.get(stage, {})
+    def __init__(self, helpers: Helpers, order: Path, watch: Stopwatch, stage: str) -> None:
+        self._helpers, self._order, self._watch = helpers, order, watch
         self._at = stage
         self.stage, self.frame = stage, None  # type: str, int | None
 
     def load(self, segment: Segment) -> Loaded:
         """As ``Loader.load``."""
-        return self._run(helper_tasks.load, segment, segment)
+        return self._run(helper_tasks.load, segment)
 
     def write(self, swapped: Loaded) -> Loaded:
         """As ``write.entered``."""
-        self._run(helper_tasks.write, replace(swapped, frames=[], prepared=[]), swapped.segment)
+        self._run(helper_tasks.write, replace(swapped, frames=[], prepared=[]))
         return swapped
 
-    def _run(self, task: Callable[..., helper_tasks.Outcome], item: Any, segment: Segment) -> Loaded:
+    def _run(self, task: Callable[..., helper_tasks.Outcome], item: Any) -> Loaded:
         self.stage, self.frame = self._at, None
-        outcome = self._helpers.run(task, self._order, item, self._hurry.get(segment.index))
+        outcome = self._helpers.run(task, self._order, item)
         self._watch.add(outcome.seconds)
         if outcome.error is not None:
             self.stage, self.frame = outcome.stage, outcome.frame

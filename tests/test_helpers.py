@@ -23,7 +23,7 @@ from ldvid.pipeline import helper_tasks
 from ldvid.pipeline import helpers as helpers_module
 from ldvid.pipeline.executor import LocalExecutor
 from ldvid.pipeline.failure import Policy
-from ldvid.pipeline.helpers import Far, Helpers, how_many, urgent
+from ldvid.pipeline.helpers import Far, Helpers, how_many
 from ldvid.pipeline.load import Loaded
 from ldvid.pipeline.plan import Plan
 from ldvid.pipeline.progress import Stopwatch
@@ -34,7 +34,7 @@ from ldvid.stages.align import ARCFACE_TEMPLATE
 from ldvid.stages.decode import probe
 from ldvid.stages.mask_shape import MaskShape
 from ldvid.stages.records import ClipInfo, Segment
-from ldvid.stages.spread import limited, width
+from ldvid.stages.spread import limited
 
 
 @pytest.fixture(scope="module")
@@ -181,45 +181,10 @@ def test_a_failure_says_where_it_was(helpers: Helpers, example_clip: Path, tmp_p
     later = tuple(info.timestamps[-1] + 1000 * (i + 1) for i in range(12))
     work = _order(replace(info, timestamps=info.timestamps + later), tmp_path)
     with helpers.order(work) as order:
-        far = Far(helpers, order, Stopwatch(), {}, "write")
+        far = Far(helpers, order, Stopwatch(), "write")
         with pytest.raises(InputError, match="the video ends before it"):
             far.write(Loaded(Segment(0, 40, 60), [], passed=None))
     assert (far.stage, far.frame) == ("decode", 48)
-
-
-def test_segments_that_everybody_waits_for_have_more_threads() -> None:
-    segments = [Segment(i, 8 * i, 8 * i + 8) for i in range(3, 12)]
-    with limited(16):
-        assert urgent(segments) == {"load": {3: 8}, "write": {11: 8, 10: 8, 9: 4, 8: 4}}
-        assert urgent(segments[:1]) == {"load": {3: 8}, "write": {3: 8}}
-        assert urgent([]) == {"load": {}, "write": {}}
-    with limited(8):
-        assert urgent(segments)["write"] == {11: 4, 10: 4, 9: 2, 8: 2}
-    with limited(4):
-        assert not urgent(segments), "there are no more than helpers have"
-
-
-def test_a_task_has_the_threads_it_is_given(
-    helpers: Helpers, example_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[object] = []
-    monkeypatch.setattr(helpers, "run", lambda task, *values: asked.append(values[-1]) or _nothing())
-    far = Far(helpers, tmp_path, Stopwatch(), {"load": {1: 8}}, "load")
-    far.load(Segment(1, 0, 8))
-    far.load(Segment(2, 8, 16))
-    assert asked == [8, None]
-    work, seen = _order(probe(example_clip), tmp_path), list[int]()
-    (tmp_path / "work").write_bytes(pickle.dumps(work))
-    monkeypatch.setattr(
-        helper_tasks.Loader, "load", lambda self, segment: seen.append(width()) or Loaded(segment, [])
-    )
-    for threads in (3, None):
-        helper_tasks.load(tmp_path / "work", Segment(0, 0, 8), threads)
-    assert seen == [3, width()]
-
-
-def _nothing() -> helper_tasks.Outcome:
-    return helper_tasks.Outcome(Loaded(Segment(0, 0, 8), []), {})
 
 
 def _order(info: ClipInfo, folder: Path) -> Work:

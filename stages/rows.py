@@ -24,13 +24,17 @@ def between(crops: Crops, start: int, stop: int) -> Crops:
 
 
 def take(crops: Crops, keep: NDArray[Any]) -> Crops:
-    """Copies of the rows that a mask (N,) bool or indices name."""
+    """The rows that a mask (N,) bool or indices name: copies, unless a mask names all."""
+    if keep.dtype == bool and keep.all():  # as most do, and a segment's rows are some 100 MB
+        return crops
     return _each(crops, lambda v: v[keep])
 
 
 def join(pieces: Sequence[Crops]) -> Crops:
     """Crops of one track as one, in the order given; all have the same of masks, swapped and weights."""
     parts = [p for p in pieces if len(p)] or list(pieces[:1])
+    if len(parts) == 1:
+        return parts[0]
     held: list[dict[str, Any]] = [{name: getattr(p, name) for name in _ARRAYS} for p in parts]
     joined: dict[str, Any] = {
         name: None if held[0][name] is None else np.concatenate([h[name] for h in held]) for name in _ARRAYS
@@ -40,6 +44,8 @@ def join(pieces: Sequence[Crops]) -> Crops:
 
 def in_order(crops: Crops) -> Crops:
     """By frame."""
+    if (np.diff(crops.frames) >= 0).all():
+        return crops
     return take(crops, np.argsort(crops.frames))
 
 

@@ -89,6 +89,9 @@ def batch(
     keep_jobs: Annotated[
         bool, typer.Option("--keep-jobs", help="Keep the job folders, in DIR/.ldvid-jobs.")
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also OUT.report.html of each clip, of a few frames.")
+    ] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard what earlier jobs of unfinished clips have done.")
     ] = False,
@@ -150,6 +153,7 @@ def batch(
         overwrite=overwrite,
         restart=restart,
         keep_jobs=keep_jobs,
+        report=report,
         device=device,
         allow_no_face=allow_no_face,
         threads=threads,

@@ -110,3 +110,12 @@ OnError = Annotated[
     Literal["fail", "passthrough"],
     typer.Option(help="A segment that fails for good ends the job, or keeps its original frames."),
 ]
+Report = Annotated[
+    bool | None,
+    typer.Option(
+        "--report/--no-report",
+        envvar="LDVID_REPORT",
+        show_default=False,
+        help="OUT.report.html in full, as 'ldvid report' makes it, or none. Default: of a few frames.",
+    ),
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,6 +22,7 @@ from .options import (
     RayAddress,
     RayDashboard,
     RayRuntimeEnv,
+    Report,
     Retries,
     TimeLimit,
     Workers,
@@ -55,6 +56,7 @@ def render(
     retries: Retries = 2,
     time_limit: TimeLimit = None,
     on_error: OnError = "fail",
+    report: Report = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -64,11 +66,16 @@ def render(
     Only segments that are missing or whose part of the plan changed are rendered. The job folder is kept.
     """
     from ..pipeline.failure import Policy
+    from ..pipeline.job_report import check_place, made_report
     from ..pipeline.progress import open_listener, print_summary
-    from ..pipeline.resume import continue_job
+    from ..pipeline.resume import continue_job, stored_request
 
     if not debug:
         hush()
+    stored = stored_request(job)
+    asked = replace(stored, output=output or stored.output, overwrite=overwrite)
+    if report:
+        check_place(asked)
     summary = continue_job(
         job,
         output=output,
@@ -89,7 +96,11 @@ def render(
         ),
         listener=open_listener(quiet=quiet),
     )
+    page = made_report(asked, summary, open_listener(quiet=quiet), asked=report)
     if as_json:
-        typer.echo(json.dumps(asdict(summary), default=str, ensure_ascii=False))
+        values = asdict(summary) | ({} if page is None else {"page": page})
+        typer.echo(json.dumps(values, default=str, ensure_ascii=False))
     elif not quiet:
         print_summary(summary, sys.stdout)
+        if page is not None:
+            typer.echo(f"report: {page}")

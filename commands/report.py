@@ -49,7 +49,7 @@ def report(
 
     if not debug:
         hush()
-    request = ReportRequest(given, output, clip, tuple(source or ()), every, overwrite)
+    request = ReportRequest(given, output, clip, tuple(source or ()), every, overwrite=overwrite)
     made, figures = make_report(request, open_listener(quiet=quiet))
     if as_json:
         typer.echo(json.dumps({"report": str(made), **figures}, ensure_ascii=False))

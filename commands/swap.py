@@ -33,6 +33,7 @@ from .options import (
     RayDashboard,
     RayRuntimeEnv,
     Reference,
+    Report,
     Retries,
     Seed,
     Select,
@@ -99,9 +100,7 @@ def swap(
     keep_job: Annotated[bool, typer.Option("--keep-job", help="Keep the job folder when done.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Discard what an earlier job has done.")] = False,
     debug_overlay: DebugOverlay = False,
-    report: Annotated[
-        bool, typer.Option("--report", help="Also make OUT.report.html (see 'ldvid report').")
-    ] = False,
+    report: Report = None,
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
     quiet: Quiet = False,
@@ -114,7 +113,7 @@ def swap(
     from ..configs import load_settings
     from ..pipeline.assign import check_sources, parse_source
     from ..pipeline.failure import Policy
-    from ..pipeline.job_report import check_place, report_of
+    from ..pipeline.job_report import check_place, made_report
     from ..pipeline.picture import is_picture, swap_picture
     from ..pipeline.progress import open_listener, print_summary
     from ..pipeline.remote import destination, errand
@@ -197,7 +196,7 @@ def swap(
     else:
         summaries = [swap_clip(request, open_listener(quiet=quiet))]
     for summary in places.deliver(summaries, overwrite=overwrite):
-        page = report_of(request, summary, open_listener(quiet=quiet)) if report else None
+        page = made_report(request, summary, open_listener(quiet=quiet), asked=report)
         if as_json:
             values = asdict(summary) | ({} if page is None else {"page": page})
             typer.echo(json.dumps(values, default=str, ensure_ascii=False))

@@ -30,6 +30,7 @@ from .batch_request import BatchRequest, swap_requests
 from .device import cpu_threads
 from .executor import Executor, LocalExecutor
 from .files import remove, size_of
+from .job_report import made_report
 from .lock import acquire, release
 from .request import SwapRequest
 from .swap import swap_clip
@@ -214,6 +215,8 @@ class _Batch:
             summary = swap_clip(swap, ClipListener(self.progress, str(swap.clip), self.stop), executor)
             if not self.request.keep_jobs:
                 remove(swap.job)
+            if self.request.report:
+                made_report(swap, summary, ClipListener(self.progress, str(swap.clip), self.stop), asked=None)
             return result.done(summary, time.monotonic() - began)
         except (Interrupted, KeyboardInterrupt):
             raise

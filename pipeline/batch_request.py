@@ -20,7 +20,8 @@ from .target import check_inputs
 class BatchRequest:
     """What to do. ``output`` is the folder of all outputs, ``settings`` gives those of a preset and a seed
     (None: the batch's own). ``source_face`` belongs to ``source``. ``at_once`` is the number of clips open at
-    once on a cluster, None two more than there are workers. The rest is as in ``SwapRequest``."""
+    once on a cluster, None two more than there are workers. ``report``: one of a few frames beside each
+    output. The rest is as in ``SwapRequest``."""
 
     items: Sequence[Item]
     output: Path
@@ -30,6 +31,7 @@ class BatchRequest:
     overwrite: bool = False
     restart: bool = False
     keep_jobs: bool = False
+    report: bool = False
     device: str = "auto"
     allow_no_face: bool = False
     threads: int | None = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..errors import LdvidError, OutputError, OutputExistsError, SettingsError
 from .job_report_inputs import Frames, Inputs, open_inputs
 from .picture import is_picture
@@ -13,11 +15,17 @@ from .progress import Listener, Silent
 from .request import Summary, SwapRequest
 from .target import default_output, put_in_place, staged
 
+FULL = (
+    "this page came with the swap and is of a few frames; 'ldvid report' with the output measures many more"
+)
+QUICK = ", with the swap"  # what made such a page, so that it is known again
+
 
 @dataclass(frozen=True)
 class ReportRequest:
     """What to report. ``given`` is a job folder or a finished output; ``output`` None is ``report_file``;
-    ``clip`` and ``sources`` say where they lie now; ``every``: measure one frame in so many."""
+    ``clip`` and ``sources`` say where they lie now; ``every``: measure one frame in so many, None as many as
+    a full report does, or a ``quick`` one."""
 
     given: Path
     output: Path | None = None
@@ -25,6 +33,7 @@ class ReportRequest:
     sources: tuple[Path, ...] = ()
     every: int | None = None
     overwrite: bool = False
+    quick: bool = False
 
 
 def report_file(given: Path) -> Path:
@@ -49,16 +58,26 @@ def make_report(request: ReportRequest, listener: Listener | None = None) -> tup
         taken = [inputs.plan.clip.path, *(p for s in inputs.sources for p in s.paths), request.given]
         if output.resolve() in [p.resolve() for p in taken]:
             raise SettingsError(f"--output {output}: it would replace an input; choose another")
-        text, figures = _made(inputs, listener, request.every)
+        text, figures = _made(inputs, listener, request)
         with staged(output) as part:
             try:
                 part.write_text(text, encoding="utf-8")
             except OSError as error:
                 raise OutputError(f"{output}: can't be written: {error.strerror or error}") from error
-            put_in_place(part, output, overwrite=request.overwrite)
+            put_in_place(part, output, overwrite=request.overwrite or is_quick(output))
         return output, figures
     finally:
         listener.close()
+
+
+def is_quick(page: Path) -> bool:
+    """Whether this is a page that was made with a swap, unasked; anything else is somebody's."""
+    try:
+        with page.open("rb") as file:
+            head = file.read(1024).decode("utf-8", "replace")
+    except OSError:
+        return False
+    return re.search(f'<meta name="generator" content="ldvid [^"]*{QUICK}">', head) is not None
 
 
 def check_report(output: Path, *, overwrite: bool) -> None:
@@ -71,15 +90,16 @@ def check_report(output: Path, *, overwrite: bool) -> None:
     """
     if output.suffix.lower() not in (".html", ".htm"):
         raise SettingsError(f"--output {output}: a report is a page; name it .html")
-    if output.is_dir() or (output.exists() and not overwrite):
+    free = overwrite or not output.exists() or is_quick(output)
+    if output.is_dir() or not free:
         raise OutputExistsError(f"{output} exists; give --overwrite to replace it, or another name with -o")
     if not output.absolute().parent.is_dir():
         raise OutputError(f"{output}: there is no folder {output.parent}; make it first")
 
 
-def _made(inputs: Inputs, listener: Listener, every: int | None) -> tuple[str, dict[str, Any]]:
+def _made(inputs: Inputs, listener: Listener, request: ReportRequest) -> tuple[str, dict[str, Any]]:
     from ..metrics.worst import findings
-    from .job_report_measure import measure
+    from .job_report_measure import FEW, MOST, measure
     from .job_report_page import figures_of, page
     from .job_report_pictures import pictures
     from .provenance import DIGITAL_SOURCE_TYPE
@@ -88,13 +108,17 @@ def _made(inputs: Inputs, listener: Listener, every: int | None) -> tuple[str, d
     tags = {"comment": notice, "digital_source_type": DIGITAL_SOURCE_TYPE}
     frames = Frames(inputs)
     try:
-        measured = measure(inputs, frames, listener, every)
+        most = FEW if request.quick else MOST
+        measured = measure(inputs, frames, listener, request.every, most)
         found = findings(measured.faces)
         shown = pictures(inputs, frames, measured, found, tags)
     finally:
         frames.close()
+    if request.quick and measured.every > 1:
+        measured = replace(measured, notes=(*measured.notes, FULL))
     figures = figures_of(inputs, measured, found)
-    return page(inputs, measured, found, shown, figures, notice), figures
+    generator = f"ldvid {__version__}{QUICK if request.quick else ''}"
+    return page(inputs, measured, found, shown, figures, notice, generator), figures
 
 
 def check_place(request: SwapRequest) -> None:
@@ -108,19 +132,54 @@ def check_place(request: SwapRequest) -> None:
     check_report(report_file(_output(request)), overwrite=request.overwrite)
 
 
-def report_of(request: SwapRequest, summary: Summary, listener: Listener) -> Path | None:
-    """The report of a swap that has just been done; None where nobody was swapped."""
+def made_report(
+    request: SwapRequest, summary: Summary, listener: Listener, *, asked: bool | None
+) -> Path | None:
+    """The report of a swap that has just been done, None where there is none.
+
+    ``asked`` for it is made in full; ``asked`` None is one of a few frames, which fails no swap and takes
+    nobody's place; False is none.
+    """
+    if asked:
+        return _report_of(request, summary, listener)
+    if asked is None:
+        return _quick_report(request, summary, listener)
+    listener.close()
+    return None
+
+
+def _report_of(
+    request: SwapRequest, summary: Summary, listener: Listener, *, quick: bool = False
+) -> Path | None:
     if not summary.frames_swapped:
         listener.log("no report: nobody was swapped")
         listener.close()
         return None
     output = _output(request)
-    wanted = ReportRequest(output, clip=request.clip, sources=request.pictures, overwrite=request.overwrite)
+    wanted = ReportRequest(
+        output, clip=request.clip, sources=request.pictures, quick=quick, overwrite=request.overwrite
+    )
     try:
         return make_report(wanted, listener)[0]
     except LdvidError as error:
         error.add_note(f"the swap itself is complete: {output}")
         raise
+
+
+def _quick_report(request: SwapRequest, summary: Summary, listener: Listener) -> Path | None:
+    try:
+        check_place(request)
+        return _report_of(request, summary, listener, quick=True)
+    except SettingsError:  # of a picture, at a URL, drawn over: nothing to report
+        return None
+    except LdvidError as error:
+        listener.log(f"no report: {error}")
+        return None
+    except KeyboardInterrupt:
+        listener.log("no report: stopped; the swap itself is complete")
+        return None
+    finally:
+        listener.close()
 
 
 def _output(request: SwapRequest) -> Path:

@@ -25,7 +25,7 @@ from .job_report_inputs import Frames, Inputs, UsedSource
 from .plan import Plan
 from .progress import Listener
 
-MOST = 480  # faces measured unless --every says otherwise
+MOST, FEW = 480, 24  # faces measured unless --every says otherwise; after a swap, unasked
 _AROUND = 1.0  # of the face's box on each side, where it is looked for in the swap
 
 
@@ -111,8 +111,10 @@ class _Networks:
         return Detection(best.box + np.tile(corner, 2), best.landmarks + corner, best.score)
 
 
-def measure(inputs: Inputs, frames: Frames, listener: Listener, every: int | None = None) -> Measured:
-    """Every face of the job, or those of every Nth frame that has any; by default as many as ``MOST`` allows.
+def measure(
+    inputs: Inputs, frames: Frames, listener: Listener, every: int | None = None, most: int = MOST
+) -> Measured:
+    """Every face of the job, or those of every Nth frame that has any; by default as many as ``most`` allows.
 
     Raises:
         FaceError: the source's face is not found any more.
@@ -124,7 +126,7 @@ def measure(inputs: Inputs, frames: Frames, listener: Listener, every: int | Non
     rows = {t.id: {int(f): i for i, f in enumerate(t.frames) if int(f) in inputs.swapped} for t in tracks}
     total = sum(len(r) for r in rows.values())
     interval = int(inputs.settings.get("keyframe_interval") or 48)
-    step = every if every is not None else max(1, -(-total // MOST))
+    step = every if every is not None else max(1, -(-total // most))
     people = people_of(inputs.plan)
     meters: dict[int, StillnessMeter] = {}
     steps: dict[int, list[Step]] = {}

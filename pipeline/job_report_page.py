@@ -84,8 +84,10 @@ def page(
     shown: Pictures,
     figures: Mapping[str, Any],
     notice: str,
+    generator: str,
 ) -> str:
-    """The whole file. It asks for nothing: a policy in it forbids what it doesn't hold."""
+    """The whole file. It asks for nothing: a policy in it forbids what it doesn't hold. ``generator`` says
+    what made it."""
     title = f"{inputs.plan.clip.path.name} ← {', '.join(s.paths[0].name for s in inputs.sources)}"
     # "<" would end the script where a name holds "</script>".
     data = json.dumps(figures, ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", " ")
@@ -103,6 +105,7 @@ def page(
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f'<meta name="generator" content="{escape(generator)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="referrer" content="no-referrer"><link rel="icon" href="data:,">'
         f"<title>{escape(title)}: ldvid report</title><style>{CSS}</style></head><body>\n"

@@ -22,6 +22,9 @@ from ldvid.stages.swap.pack import Pack, open_pack
 ROOT = Path(__file__).resolve().parents[1]
 DEVELOPMENT_DATA = ROOT.parent / "shared"
 
+# A report of every swap would be most of what many tests do; those of reports ask for it.
+os.environ["LDVID_REPORT"] = "0"
+
 settings.register_profile("untimed", deadline=None)  # how long a test takes is the machine's affair
 settings.load_profile("untimed")
 

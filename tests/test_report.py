@@ -656,3 +656,57 @@ def test_a_folder_of_frames_has_a_report(
     (folder / "shot.0001.png").unlink()
     code, out, said = run("report", tmp_path / "frames.swapped", "--overwrite")
     assert code == 3 and "shot.0001.png: can't be read: No such file" in said
+
+
+def test_every_swap_comes_with_a_report_of_a_few_frames(
+    run: Run, tmp_path: Path, example_clip: Path, example_face: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it is asked for or not wanted; it gives way to a full one, and to nothing of the user's."""
+    monkeypatch.delenv("LDVID_REPORT")
+    out, page = tmp_path / "o.mp4", tmp_path / "o.mp4.report.html"
+    swap = ("swap", example_clip, "-s", example_face, "-o", out, "--set", "steps=1", "--json")
+    code, said, _ = run(*swap, "--end", "2.5")
+    assert code == 0 and json.loads(said)["page"] == str(page)
+    few = Page.of(page).figures()
+    assert few["every"] == 2 and len(few["people"][0]["frames"]) == 15
+    assert any("'ldvid report'" in note for note in few["notes"])
+    assert run("report", out, "--clip", example_clip, "--source", example_face)[0] == 0
+    whole = Page.of(page).figures()
+    assert whole["every"] == 1 and not whole["notes"]
+    code, said, _ = run("report", out, "--clip", example_clip, "--source", example_face)
+    assert code == 5, "a full one is not replaced unasked"
+    # What is in its place is left there, and the swap is none the worse for it.
+    out.unlink(), Path(f"{out}.json").unlink()
+    page.write_text("mine")
+    code, said, warned = run(*swap, "--end", "0.3")
+    assert code == 0 and "page" not in json.loads(said)
+    assert page.read_text() == "mine" and "no report" in warned and str(page) in warned
+    page.unlink()
+    for more in (["--no-report"], ["--debug-overlay"]):
+        code, said, _ = run(*swap, "--end", "0.3", "--overwrite", *more)
+        assert code == 0 and "page" not in json.loads(said) and not page.exists()
+    monkeypatch.setenv("LDVID_REPORT", "0")
+    assert run(*swap, "--end", "0.3", "--overwrite")[0] == 0 and not page.exists()
+
+
+def test_what_is_rendered_again_or_in_a_batch_has_one_too(
+    run: Run, tmp_path: Path, example_clip: Path, example_face: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LDVID_REPORT")
+    few, job = ("--set", "steps=1", "-q"), tmp_path / "job"
+    swap = ("swap", example_clip, "-s", example_face, "-o", tmp_path / "o.mp4", "--end", "0.3", "--job", job)
+    assert run(*swap, "--no-report", *few)[0] == 0 and not list(tmp_path.glob("*.html"))
+    code, said, _ = run("render", job, "-o", tmp_path / "again.mp4", "--json")
+    page = tmp_path / "again.mp4.report.html"
+    assert code == 0 and json.loads(said)["page"] == str(page)
+    assert Page.of(page).figures()["people"][0]["frames"] == [0, 1, 2, 3]
+    page.write_text("mine")
+    assert run("render", job, "-o", tmp_path / "third.mp4", "--report", "-q")[0] == 0
+    assert run("render", job, "-o", tmp_path / "again.mp4", "--report", "-q")[0] == 5
+    listed = tmp_path / "list.csv"
+    listed.write_text(f"clip,start,end\n{example_clip},0,0.3\n")
+    batch = ("batch", listed, "-s", example_face, *few)
+    for folder, more in (("with", ["--report"]), ("without", [])):
+        assert run(*batch, "-o", tmp_path / folder, *more)[0] == 0
+    assert [p.name for p in (tmp_path / "with").glob("*.html")] == ["clip.mp4.report.html"]
+    assert not list((tmp_path / "without").glob("*.html"))

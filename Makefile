@@ -15,7 +15,8 @@ demo: $(VENV)/.run.stamp
 	@mkdir -p out
 	$(BIN)/ldvid swap examples/clip.mp4 --source examples/face.png --output out/demo.mp4 --overwrite
 	@echo
-	@echo "The swapped clip is $(CURDIR)/out/demo.mp4, the record of how it was made out/demo.mp4.json"
+	@echo "The swapped clip is $(CURDIR)/out/demo.mp4, the record of how it was made out/demo.mp4.json,"
+	@echo "how it went out/demo.mp4.report.html"
 
 test: $(VENV)/.dev.stamp
 	$(BIN)/pytest

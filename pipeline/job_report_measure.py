@@ -1,13 +1,16 @@
 """Measuring a finished job, face by face, by networks that never guided it.
 
-Frames are read once, in order, and never more than two pairs of them are held, however long the clip.
+Frames are read in order, runs of them that don't touch at the same time; of each run never more than two
+pairs are held, however long the clip.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,10 +25,12 @@ from ..stages.folder import read_picture
 from ..stages.records import F32, U8, Detection, Track
 from ..stages.swap.pack import open_pack
 from .job_report_inputs import Frames, Inputs, UsedSource
+from .job_report_strands import each_strand, strands_of
 from .plan import Plan
 from .progress import Listener
 
 MOST, FEW = 480, 24  # faces measured unless --every says otherwise; after a swap, unasked
+Change = tuple[int, Step]  # of which person
 _AROUND = 1.0  # of the face's box on each side, where it is looked for in the swap
 
 
@@ -62,6 +67,7 @@ def people_of(plan: Plan) -> dict[int, int]:
 class _Networks:
     judges: Judges
     detector: Detector
+    reopen: Callable[[], Detector]
     notes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -78,7 +84,12 @@ class _Networks:
             pack = open_pack("starter")
             judges = open_judges(pack)
         threshold: Any = inputs.settings.get("detector_threshold", 0.6)
-        return cls(judges, open_detector(pack, float(threshold)), notes)
+        reopen = partial(open_detector, pack, float(threshold))
+        return cls(judges, reopen(), reopen, notes)
+
+    def again(self) -> _Networks:
+        """The same with a detector of its own, which only one may use at a time."""
+        return replace(self, detector=self.reopen())
 
     def source(self, used: UsedSource) -> SourceLook:
         """Of several photographs the first is shown, and the mean of all counts."""
@@ -128,36 +139,51 @@ def measure(
     interval = int(inputs.settings.get("keyframe_interval") or 48)
     step = every if every is not None else max(1, -(-total // most))
     people = people_of(inputs.plan)
-    meters: dict[int, StillnessMeter] = {}
-    steps: dict[int, list[Step]] = {}
-    faces: list[FaceFrame] = []
     there = sorted({f for r in rows.values() for f in r})
     wanted = set(there[::step])
     visited = sorted({*wanted, *(f for f in there if f + 1 in wanted)})  # each with the one before it
-    last = {t: max(r.keys() & set(visited), default=-1) for t, r in rows.items()}
-    listener.start("report", len(wanted))
-    for frame in visited:
-        before, after = frames.pair(frame)
-        for track in tracks:
-            row = rows[track.id].get(frame)
-            if row is None:
-                continue
-            meter = meters.setdefault(track.id, StillnessMeter())
-            change = meter.add(frame, before, after, track.landmarks[row])
-            if frame == last[track.id]:
-                del meters[track.id]  # and the pictures it holds, as no frame of the track comes any more
-            if change is not None:
-                steps.setdefault(people[track.id], []).append(change)
+
+    def along(strand: list[int], hands: tuple[Frames, _Networks]) -> tuple[list[FaceFrame], list[Change]]:
+        frames, networks = hands
+        last = {t: max(r.keys() & set(strand), default=-1) for t, r in rows.items()}
+        meters: dict[int, StillnessMeter] = {}
+        faces, changes = list[FaceFrame](), list[Change]()
+        for frame in strand:
+            before, after = frames.pair(frame)
+            for track in tracks:
+                row = rows[track.id].get(frame)
+                if row is None:
+                    continue
+                meter = meters.setdefault(track.id, StillnessMeter())
+                change = meter.add(frame, before, after, track.landmarks[row])
+                if frame == last[track.id]:
+                    del meters[track.id]  # and the pictures it holds, as no frame of the track comes any more
+                if change is not None:
+                    changes.append((people[track.id], change))
+                if frame in wanted:
+                    source = sources[min(inputs.plan.sources[track.id], len(sources) - 1)]
+                    face = _face(networks, (before, after), track, row, source)
+                    stillness = None if change is None else change.ratio
+                    since = frame - inputs.plan.shots[track.shot][0]
+                    fresh = since > 0 and since % interval == 0
+                    faces.append(FaceFrame(person=people[track.id], stillness=stillness, fresh=fresh, **face))
             if frame in wanted:
-                source = sources[min(inputs.plan.sources[track.id], len(sources) - 1)]
-                face = _face(networks, (before, after), track, row, source)
-                stillness = None if change is None else change.ratio
-                since = frame - inputs.plan.shots[track.shot][0]
-                fresh = since > 0 and since % interval == 0
-                faces.append(FaceFrame(person=people[track.id], stillness=stillness, fresh=fresh, **face))
-        if frame in wanted:
-            listener.advance("report")
+                listener.advance("report")
+        return faces, changes
+
+    @contextlib.contextmanager
+    def more() -> Iterator[tuple[Frames, _Networks]]:
+        with contextlib.closing(Frames(inputs)) as own:
+            yield own, networks.again()
+
+    listener.start("report", len(wanted))
+    # Nothing is measured across a hole.
+    done = each_strand(strands_of(visited), along, (frames, networks), more)
     listener.finish("report")
+    faces = [face for found, _ in done for face in found]
+    steps: dict[int, list[Step]] = {}
+    for person, change in (c for _, changes in done for c in changes):
+        steps.setdefault(person, []).append(change)
     return Measured(
         tuple(faces),
         step,

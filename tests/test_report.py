@@ -31,11 +31,13 @@ from ldvid.pipeline import job_report_measure
 from ldvid.pipeline.job import load_plan
 from ldvid.pipeline.job_report_inputs import Frames, open_inputs
 from ldvid.pipeline.job_report_record import packed, unpacked
+from ldvid.pipeline.job_report_strands import strands_of
 from ldvid.pipeline.plan import Plan
 from ldvid.pipeline.progress import Silent
 from ldvid.stages.decode import open_reader, probe, read_picture
 from ldvid.stages.detect import Detector
 from ldvid.stages.picture_write import encode_picture
+from ldvid.stages.spread import limited
 from ldvid.stages.swap.pack import Pack
 from PIL import Image
 
@@ -454,10 +456,29 @@ def test_pictures_are_held_of_tracks_alone_that_go_on(made: Made, monkeypatch: p
     monkeypatch.setattr(job_report_measure, "StillnessMeter", Watched)
     inputs = open_inputs(made.output)
     frames = Frames(inputs)
-    measured = job_report_measure.measure(inputs, frames, Silent(), every=5)
+    with limited(1):  # one run of frames after the other
+        measured = job_report_measure.measure(inputs, frames, Silent(), every=5)
     frames.close()
     # Of the first shot, frame 0 alone is looked at, of the second frame 5 and the one before it.
     assert {f.frame for f in measured.faces} == {0, 5} and held == {0: 1, 4: 2, 5: 1}
+
+
+def test_runs_of_frames_measured_at_the_same_time_say_the_same(made: Made) -> None:
+    assert strands_of([]) == [] and strands_of([4]) == [[4]]
+    assert strands_of([0, 1, 2, 5, 7, 8]) == [[0, 1, 2], [5], [7, 8]]
+    inputs, found = open_inputs(made.output), []
+    for threads in (1, 3):
+        frames = Frames(inputs)
+        with limited(threads):
+            found.append(job_report_measure.measure(inputs, frames, Silent(), every=3))
+        frames.close()
+    one, several = found
+    assert [(f.frame, f.track) for f in one.faces] == [(f.frame, f.track) for f in several.faces]
+    for name in ("identity", "before", "found", "stillness"):
+        values = [[getattr(f, name) for f in measured.faces] for measured in found]
+        assert values[0] == pytest.approx(values[1], abs=1e-4)
+    assert dict(one.ratios) == pytest.approx(dict(several.ratios))
+    assert all(several.spreads[person] == pytest.approx(spread) for person, spread in one.spreads.items())
 
 
 # -- worst frames ----------------------------------------------------------------------------------

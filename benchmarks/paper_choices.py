@@ -27,7 +27,7 @@ from ldvid.configs import load_settings
 from ldvid.metrics.report import MEASURES
 from ldvid.pipeline.evaluate import EvaluateRequest, evaluate
 from ldvid.pipeline.progress import open_listener
-from ldvid.stages.swap import stage
+from ldvid.stages.swap import loop
 from ldvid.stages.swap.sampler import Sampling
 from rich.console import Console
 from rich.table import Table
@@ -68,10 +68,10 @@ def hard_mask(mask: Tensor, factor: int) -> Tensor:
 def as_chosen(name: str) -> Iterator[None]:
     """The two choices that no setting makes."""
     if name == "line 16 as printed":
-        with mock.patch.object(stage, "Sampling", partial(Sampling, background="start")):
+        with mock.patch.object(loop, "Sampling", partial(Sampling, background="start")):
             yield
     elif name == "hard latent mask":
-        with mock.patch.object(stage, "downsample_mask", hard_mask):
+        with mock.patch.object(loop, "downsample_mask", hard_mask):
             yield
     else:
         yield

@@ -38,7 +38,7 @@ from ldvid.stages.records import F32, U8, Crops, Frame, Segment, SourceFace, Tra
 from ldvid.stages.rows import between
 from ldvid.stages.source import load_source
 from ldvid.stages.steady import steady
-from ldvid.stages.swap import sampler, stage
+from ldvid.stages.swap import loop, sampler
 from ldvid.stages.swap.networks import Networks, to_tensor
 from ldvid.stages.swap.pack import Pack, open_pack
 from ldvid.stages.swap.stage import SwapStage
@@ -213,18 +213,18 @@ def warm_start(s: Stretch, share: float) -> Crops:
 def latent_average(s: Stretch, sigma: float) -> Crops:
     """ẑ_0 averaged along the track before it is decoded."""
     held: list[torch.Tensor] = []
-    plain = stage.guided_swap
+    plain = loop.guided_swap
 
     def kept(*values: Any, **named: Any) -> torch.Tensor:
         held.append(plain(*values, **named))
         return held[-1]
 
-    stage.guided_swap = kept
+    loop.guided_swap = kept
     try:
         settings = s.settings.model_copy(update={"batch": 1})
         SwapStage(s.networks, settings, s.source).process(s.crops)
     finally:
-        stage.guided_swap = plain
+        loop.guided_swap = plain
     z = torch.from_numpy(gaussian(torch.cat(held).numpy(), sigma))
     with torch.no_grad():
         made = [s.networks.decode(row[None])[0].clamp(0, 1).permute(1, 2, 0).numpy() * 255 for row in z]

@@ -12,6 +12,7 @@ from ldvid.configs import Settings, load_settings
 from ldvid.stages.mask import MaskStage
 from ldvid.stages.records import Crops, SourceFace
 from ldvid.stages.swap.drawn import Drawn
+from ldvid.stages.swap.loop import Loop
 from ldvid.stages.swap.networks import Networks
 from ldvid.stages.swap.noise import generator, standard_normal
 from ldvid.stages.swap.stage import SwapStage
@@ -64,13 +65,13 @@ def test_a_swap_is_the_same_with_what_is_kept(
     ]
     assert not np.array_equal(np.asarray(wanted[0]), np.asarray(wanted[1]))
     drawn = Drawn(chosen.seed, 2)
-    whole = SwapStage._sampled
+    whole = Loop.sampled
 
-    def kept(self: SwapStage, *values: object, track: int, **named: object) -> tuple[Tensor, ...]:
+    def kept(self: Loop, *values: object, track: int, **named: object) -> tuple[Tensor, ...]:
         drawn.turn_to(track)
         return whole(self, *values, track=track, **named | {"drawn": drawn})  # type: ignore[arg-type]
 
-    monkeypatch.setattr(SwapStage, "_sampled", kept)
+    monkeypatch.setattr(Loop, "sampled", kept)
     for track, swapped in zip((0, 4, 0), wanted, strict=True):
         again = SwapStage(networks, chosen, faces[0]).process(replace(masked, track=track)).swapped
         np.testing.assert_array_equal(np.asarray(again), np.asarray(swapped))

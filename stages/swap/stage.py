@@ -13,24 +13,20 @@ from typing import ClassVar, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ...configs import Settings
 from .. import Resources
 from ..colour_match import match_colour
 from ..records import F32, Crops, SourceFace
 from ..spread import spread
-from . import device_colour
-from .blend import downsample_mask
-from .context import Context, SourcePicture
+from .context import SourcePicture
 from .device_start import DeviceStart
 from .drawn import Drawn
 from .fetch import fetch
 from .fitting import Fitting, Later
-from .guidance import build_terms, parse_once
+from .loop import Loop
 from .networks import Networks, to_tensor
 from .repeatable import repeatable, tensor
-from .sampler import Sampling, guided_swap
 from .start import SourceStart
 from .views import arcface_theta
 
@@ -68,18 +64,7 @@ class SwapStage:
         networks.manifest.check(settings.conditioning)
         self.networks, self.settings, self.progress = networks, settings, progress
         self.sources = [source] if isinstance(source, SourceFace) else list(source)
-        self.terms = build_terms(settings.guidance)
-        self.sampling = Sampling(
-            steps=settings.steps,
-            start_level=settings.start_level,
-            eta=settings.eta,
-            gradient=settings.gradient,
-            step_size=settings.step_size,
-            preview=settings.guidance_decoder == "preview",
-            conditioning=settings.conditioning,
-            cfg_scale=settings.cfg_scale,
-            guidance_every=settings.guidance_every,
-        )
+        self.loop = Loop(networks, settings)
         self.fitting = Fitting(settings.batch, networks.device)
         # Arithmetic that OpenCV does on a processor, torch does on a GPU: a frame's takes a processor longer
         # than its networks take the GPU.
@@ -206,15 +191,15 @@ class SwapStage:
         }
         if item.starts is not None and item.kept is not None:
             arrays |= {"starts": item.starts[rows], "kept": item.kept[rows]}
-        if item.parses is not None and self._parse_size() is None:
+        if item.parses is not None and self.loop.parse_size is None:
             arrays["parses"] = item.parses[rows]
         inputs = {name: tensor(array, net.device) for name, array in arrays.items()}
         inputs["theta"] = tensor(theta.numpy(), net.device)
         single = len(self.sources) == 1
         picture = shared.picture if single else self._pictured([self.sources[i] for i in of])
-        work = partial(self._sampled, track=item.track, picture=picture, verdicts=self.on_device)
+        work = partial(self.loop.sampled, track=item.track, picture=picture, verdicts=self.on_device)
         # Whether a user's own term waits for the GPU, nobody knows.
-        if self.on_device and single and all(scheduled.file is None for scheduled in self.terms):
+        if self.on_device and single and all(scheduled.file is None for scheduled in self.loop.terms):
             # A recording reads what is random wherever it lies, whatever track that is of.
             turn = partial(shared.drawn.turn_to, item.track)
             made = net.recorder.run(shared.drawn, partial(work, drawn=shared.drawn), inputs, turn)
@@ -227,64 +212,7 @@ class SwapStage:
             if all(bool(verdict) for verdict in verdicts):
                 return swapped
             with repeatable():  # it says which term it was
-                again = self._sampled(inputs, item.track, picture, verdicts=False)
+                again = self.loop.sampled(inputs, item.track, picture, verdicts=False)
             return cast(F32, again[0].cpu().numpy())
 
         return result if self.on_device else result()
-
-    def _parse_size(self) -> int | None:
-        """What x̂ is parsed at, where that isn't the size of the masks' parses."""
-        return self.networks.manifest.parser.guidance_size if self.sampling.preview else None
-
-    def _sampled(
-        self,
-        inputs: dict[str, Tensor],
-        track: int,
-        picture: SourcePicture,
-        *,
-        verdicts: bool,
-        drawn: Drawn | None = None,
-    ) -> tuple[Tensor, ...]:
-        """The swapped batch (B, S, S, 3) in [0, 255] of what ``_swap`` gathers, on the networks' device.
-
-        With ``verdicts`` it never waits for the device: a second value says whether all it met was finite.
-        """
-        net = self.networks
-        with torch.no_grad():
-            target = _planes(inputs["images"])
-            mask = inputs["masks"][:, None]
-            z0 = net.encode(target)  # line 3 of Algorithm 1: z_0 = E(x_targ)
-            start, latent_mask = z0, mask
-            if "starts" in inputs:
-                start = net.encode(_planes(inputs["starts"]))
-                latent_mask = mask * (1 - inputs["kept"][:, None] * self.settings.start_hold)
-            parse = inputs["parses"] if "parses" in inputs else net.parse(target, self._parse_size())
-        context = Context(
-            networks=net,
-            source=inputs["sources"],
-            target=target,
-            target_parse=parse,
-            mask=mask,
-            to_arcface=inputs["theta"],
-            landmarks=inputs["landmarks"],
-            source_picture=picture,
-            seed=self.settings.seed,
-            track=track,
-            drawn=drawn,
-            verdicts=[] if verdicts else None,
-            parse_once=parse_once(self.terms),
-        )
-        m = downsample_mask(latent_mask, net.manifest.autoencoder.downscale)  # line 5
-        z = guided_swap(context, z0, start, m, self.terms, self.sampling)  # lines 4 and 6–18
-        with torch.no_grad():
-            swapped = net.decode(z).clamp(0, 1) * 255  # line 19: x̂_0 = D(z_0)
-            if self.on_device:
-                strength = self.settings.colour_match
-                swapped = device_colour.match_colour(swapped, target * 255, inputs["masks"], strength)
-        swapped = swapped.permute(0, 2, 3, 1).contiguous()
-        return (swapped, torch.stack(context.verdicts).all()) if context.verdicts else (swapped,)
-
-
-def _planes(pictures: Tensor) -> Tensor:
-    """(B, S, S, 3) in [0, 255] → (B, 3, S, S) float32 in [0, 1]."""
-    return pictures.permute(0, 3, 1, 2).float() / 255

@@ -438,7 +438,7 @@ def test_several_load_and_write_at_once_in_order() -> None:
         time.sleep(0.002 * (index * 3 % 4))
         written.append(index)
 
-    run_segments(segments(30), load, work, write, lambda item: item, writers=4, loaders=3)
+    run_segments(segments(30), load, work, write, (lambda item: item,), writers=4, loaders=3)
     assert order == list(range(30))
     assert sorted(written) == order
 

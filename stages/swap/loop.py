@@ -49,11 +49,13 @@ class Loop:
         picture: SourcePicture,
         *,
         verdicts: bool,
+        matched: bool,
         drawn: Drawn | None = None,
     ) -> tuple[Tensor, ...]:
         """The swapped batch (B, S, S, 3) in [0, 255] of what ``SwapStage`` gathers, on the networks' device.
 
         With ``verdicts`` it never waits for the device: a second value says whether all it met was finite.
+        ``matched``: with the target's colours, which on a processor come after it.
         """
         net = self.networks
         with torch.no_grad():
@@ -84,7 +86,7 @@ class Loop:
         z = guided_swap(context, z0, start, m, self.terms, self.sampling)  # lines 4 and 6–18
         with torch.no_grad():
             swapped = net.decode(z).clamp(0, 1) * 255  # line 19: x̂_0 = D(z_0)
-            if net.device.type == "cuda":
+            if matched:
                 strength = self.settings.colour_match
                 swapped = device_colour.match_colour(swapped, target * 255, inputs["masks"], strength)
         swapped = swapped.permute(0, 2, 3, 1).contiguous()

@@ -197,7 +197,8 @@ class SwapStage:
         inputs["theta"] = tensor(theta.numpy(), net.device)
         single = len(self.sources) == 1
         picture = shared.picture if single else self._pictured([self.sources[i] for i in of])
-        work = partial(self.loop.sampled, track=item.track, picture=picture, verdicts=self.on_device)
+        made_of = partial(self.loop.sampled, track=item.track, picture=picture, matched=self.on_device)
+        work = partial(made_of, verdicts=self.on_device)
         # Whether a user's own term waits for the GPU, nobody knows.
         if self.on_device and single and all(scheduled.file is None for scheduled in self.loop.terms):
             # A recording reads what is random wherever it lies, whatever track that is of.
@@ -212,7 +213,7 @@ class SwapStage:
             if all(bool(verdict) for verdict in verdicts):
                 return swapped
             with repeatable():  # it says which term it was
-                again = self.loop.sampled(inputs, item.track, picture, verdicts=False)
+                again = made_of(inputs, verdicts=False)
             return cast(F32, again[0].cpu().numpy())
 
         return result if self.on_device else result()

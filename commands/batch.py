@@ -90,8 +90,13 @@ def batch(
         bool, typer.Option("--keep-jobs", help="Keep the job folders, in DIR/.ldvid-jobs.")
     ] = False,
     report: Annotated[
-        bool, typer.Option("--report", help="Also OUT.report.html of each clip, of a few frames.")
-    ] = False,
+        bool,
+        typer.Option(
+            "--report/--no-report",
+            envvar="LDVID_REPORT",
+            help="OUT.report.html of each clip, of a few frames.",
+        ),
+    ] = True,
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard what earlier jobs of unfinished clips have done.")
     ] = False,

@@ -216,7 +216,8 @@ class _Batch:
             if not self.request.keep_jobs:
                 remove(swap.job)
             if self.request.report:
-                made_report(swap, summary, ClipListener(self.progress, str(swap.clip), self.stop), asked=None)
+                listener = ClipListener(self.progress, str(swap.clip), self.stop)
+                made_report(swap, summary, listener, asked=None, alone=False)
             return result.done(summary, time.monotonic() - began)
         except (Interrupted, KeyboardInterrupt):
             raise

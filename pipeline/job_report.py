@@ -25,7 +25,8 @@ QUICK = ", with the swap"  # what made such a page, so that it is known again
 class ReportRequest:
     """What to report. ``given`` is a job folder or a finished output; ``output`` None is ``report_file``;
     ``clip`` and ``sources`` say where they lie now; ``every``: measure one frame in so many, None as many as
-    a full report does, or a ``quick`` one."""
+    a full report does, or a ``quick`` one; ``alone``: nothing else computes in this process, so that its
+    threads may be shared out."""
 
     given: Path
     output: Path | None = None
@@ -34,6 +35,7 @@ class ReportRequest:
     every: int | None = None
     overwrite: bool = False
     quick: bool = False
+    alone: bool = True
 
 
 def report_file(given: Path) -> Path:
@@ -109,7 +111,7 @@ def _made(inputs: Inputs, listener: Listener, request: ReportRequest) -> tuple[s
     frames = Frames(inputs)
     try:
         most = FEW if request.quick else MOST
-        measured = measure(inputs, frames, listener, request.every, most)
+        measured = measure(inputs, frames, listener, request.every, most, alone=request.alone)
         found = findings(measured.faces)
         shown = pictures(inputs, frames, measured, found, tags)
     finally:
@@ -133,23 +135,24 @@ def check_place(request: SwapRequest) -> None:
 
 
 def made_report(
-    request: SwapRequest, summary: Summary, listener: Listener, *, asked: bool | None
+    request: SwapRequest, summary: Summary, listener: Listener, *, asked: bool | None, alone: bool = True
 ) -> Path | None:
-    """The report of a swap that has just been done, None where there is none.
+    """The report of a swap that has just been done, None where there is none. ``alone`` as in
+    ``ReportRequest``.
 
     ``asked`` for it is made in full; ``asked`` None is one of a few frames, which fails no swap and takes
     nobody's place; False is none.
     """
     if asked:
-        return _report_of(request, summary, listener)
+        return _report_of(request, summary, listener, alone=alone)
     if asked is None:
-        return _quick_report(request, summary, listener)
+        return _quick_report(request, summary, listener, alone=alone)
     listener.close()
     return None
 
 
 def _report_of(
-    request: SwapRequest, summary: Summary, listener: Listener, *, quick: bool = False
+    request: SwapRequest, summary: Summary, listener: Listener, *, quick: bool = False, alone: bool
 ) -> Path | None:
     if not summary.frames_swapped:
         listener.log("no report: nobody was swapped")
@@ -157,7 +160,12 @@ def _report_of(
         return None
     output = _output(request)
     wanted = ReportRequest(
-        output, clip=request.clip, sources=request.pictures, quick=quick, overwrite=request.overwrite
+        output,
+        clip=request.clip,
+        sources=request.pictures,
+        quick=quick,
+        overwrite=request.overwrite,
+        alone=alone,
     )
     try:
         return make_report(wanted, listener)[0]
@@ -166,10 +174,10 @@ def _report_of(
         raise
 
 
-def _quick_report(request: SwapRequest, summary: Summary, listener: Listener) -> Path | None:
+def _quick_report(request: SwapRequest, summary: Summary, listener: Listener, *, alone: bool) -> Path | None:
     try:
         check_place(request)
-        return _report_of(request, summary, listener, quick=True)
+        return _report_of(request, summary, listener, quick=True, alone=alone)
     except SettingsError:  # of a picture, at a URL, drawn over: nothing to report
         return None
     except LdvidError as error:

@@ -123,9 +123,16 @@ class _Networks:
 
 
 def measure(
-    inputs: Inputs, frames: Frames, listener: Listener, every: int | None = None, most: int = MOST
+    inputs: Inputs,
+    frames: Frames,
+    listener: Listener,
+    every: int | None = None,
+    most: int = MOST,
+    *,
+    alone: bool = True,
 ) -> Measured:
     """Every face of the job, or those of every Nth frame that has any; by default as many as ``most`` allows.
+    ``alone``: nothing else computes in this process, whose threads are shared out.
 
     Raises:
         FaceError: the source's face is not found any more.
@@ -178,7 +185,7 @@ def measure(
 
     listener.start("report", len(wanted))
     # Nothing is measured across a hole.
-    done = each_strand(strands_of(visited), along, (frames, networks), more)
+    done = each_strand(strands_of(visited), along, (frames, networks), more if alone else None)
     listener.finish("report")
     faces = [face for found, _ in done for face in found]
     steps: dict[int, list[Step]] = {}

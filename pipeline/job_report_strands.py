@@ -29,12 +29,12 @@ def each_strand(
     strands: Sequence[list[int]],
     along: Callable[[list[int], Hands], Result],
     hands: Hands,
-    more: Callable[[], AbstractContextManager[Hands]],
+    more: Callable[[], AbstractContextManager[Hands]] | None,
 ) -> list[Result]:
     """``along`` of each strand, in their order; several at once have each ``more`` hands of their own, and as
-    many threads as that leaves them."""
+    many threads as that leaves them, which is the whole process's affair. None: one after the other."""
     workers = min(width(), MOST, len(strands))
-    if workers < 2:
+    if workers < 2 or more is None:
         return [along(strand, hands) for strand in strands]
     free: queue.SimpleQueue[Hands] = queue.SimpleQueue()
 

@@ -467,16 +467,17 @@ def test_runs_of_frames_measured_at_the_same_time_say_the_same(made: Made) -> No
     assert strands_of([]) == [] and strands_of([4]) == [[4]]
     assert strands_of([0, 1, 2, 5, 7, 8]) == [[0, 1, 2], [5], [7, 8]]
     inputs, found = open_inputs(made.output), []
-    for threads in (1, 3):
+    for threads, alone in ((1, True), (3, False), (3, True)):
         frames = Frames(inputs)
         with limited(threads):
-            found.append(job_report_measure.measure(inputs, frames, Silent(), every=3))
+            found.append(job_report_measure.measure(inputs, frames, Silent(), every=3, alone=alone))
         frames.close()
-    one, several = found
+    one, _, several = found
     assert [(f.frame, f.track) for f in one.faces] == [(f.frame, f.track) for f in several.faces]
     for name in ("identity", "before", "found", "stillness"):
         values = [[getattr(f, name) for f in measured.faces] for measured in found]
         assert values[0] == pytest.approx(values[1], abs=1e-4)
+        assert values[0] == pytest.approx(values[2], abs=1e-4)
     assert dict(one.ratios) == pytest.approx(dict(several.ratios))
     assert all(several.spreads[person] == pytest.approx(spread) for person, spread in one.spreads.items())
 
@@ -727,7 +728,7 @@ def test_what_is_rendered_again_or_in_a_batch_has_one_too(
     listed = tmp_path / "list.csv"
     listed.write_text(f"clip,start,end\n{example_clip},0,0.3\n")
     batch = ("batch", listed, "-s", example_face, *few)
-    for folder, more in (("with", ["--report"]), ("without", [])):
+    for folder, more in (("with", []), ("without", ["--no-report"])):
         assert run(*batch, "-o", tmp_path / folder, *more)[0] == 0
     assert [p.name for p in (tmp_path / "with").glob("*.html")] == ["clip.mp4.report.html"]
     assert not list((tmp_path / "without").glob("*.html"))

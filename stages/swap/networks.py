@@ -34,7 +34,6 @@ from .schedule import alpha_bars
 from .vq import VQAutoencoder
 
 WORTH_COMPILING = 3000  # frames of a clip (docs/performance.md)
-TOGETHER = 8  # faces embedded at once on a GPU
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -244,15 +243,9 @@ class Networks:
             size = self.manifest.identity.size
             if x.shape[-1] != size:
                 x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
-            network = plain(self.identity)
-            if not x.is_cuda:
-                return cast(F32, self._embedded(network, x).numpy().astype(np.float32))
-            # So many at once as a batch has: of fewer cuDNN would take some of torch's part, and seconds to
-            # plan it.
-            rows = [x[i : i + TOGETHER] for i in range(0, len(x), TOGETHER)]
-            full = [F.pad(r, (0, 0) * 3 + (0, TOGETHER - len(r))) for r in rows]
-            made = [self._embedded(network, r) for r in full]
-            return cast(F32, torch.cat(made)[: len(x)].cpu().numpy().astype(np.float32))
+            if x.is_cuda:  # a picture's channels lie last, and cuDNN goes by that too (``layout_of``)
+                x = x.contiguous()
+            return cast(F32, self._embedded(plain(self.identity), x).cpu().numpy().astype(np.float32))
 
     def identity_template(self) -> F32:
         """ArcFace's five points at the identity network's input size, (5, 2)."""

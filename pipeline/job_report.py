@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import LdvidError, OutputError, OutputExistsError, SettingsError
+from ..errors import Interrupted, LdvidError, OutputError, OutputExistsError, SettingsError
 from .job_report_inputs import Frames, Inputs, open_inputs
 from .picture import is_picture
 from .progress import Listener, Silent
@@ -75,6 +75,8 @@ def make_report(request: ReportRequest, listener: Listener | None = None) -> tup
 def is_quick(page: Path) -> bool:
     """Whether this is a page that was made with a swap, unasked; anything else is somebody's."""
     try:
+        if not page.is_file():  # a pipe would be waited for
+            return False
         with page.open("rb") as file:
             head = file.read(1024).decode("utf-8", "replace")
     except OSError:
@@ -145,6 +147,9 @@ def made_report(
     """
     if asked:
         return _report_of(request, summary, listener, alone=alone)
+    page = report_file(_output(request))
+    if request.overwrite and is_quick(page):  # of the output that was replaced
+        page.unlink(missing_ok=True)
     if asked is None:
         return _quick_report(request, summary, listener, alone=alone)
     listener.close()
@@ -180,11 +185,11 @@ def _quick_report(request: SwapRequest, summary: Summary, listener: Listener, *,
         return _report_of(request, summary, listener, quick=True, alone=alone)
     except SettingsError:  # of a picture, at a URL, drawn over: nothing to report
         return None
-    except LdvidError as error:
-        listener.log(f"no report: {error}")
-        return None
-    except KeyboardInterrupt:
-        listener.log("no report: stopped; the swap itself is complete")
+    except KeyboardInterrupt as error:
+        done = f"stopped while the report was made; the swap itself is complete: {_output(request)}"
+        raise Interrupted(done) from error
+    except Exception as error:  # whatever it is, the swap is well
+        listener.log(f"no report: {error if isinstance(error, LdvidError) else repr(error)}")
         return None
     finally:
         listener.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -78,6 +79,9 @@ def test_where_it_failed_is_known() -> None:
 
     with pytest.raises(ValueError, match="finite"):
         fitting.over(numbers, work)
+    assert fitting.at == 12
+    with ThreadPoolExecutor(1) as other:  # makes the starts of the next segment meanwhile
+        other.submit(fitting.over, np.arange(90, 94), lambda rows: value(numbers, rows)).result()
     assert fitting.at == 12
 
 

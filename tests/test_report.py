@@ -7,6 +7,7 @@ import html.parser
 import io
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -27,8 +28,9 @@ from ldvid.metrics.judges import open_judges
 from ldvid.metrics.stillness import StillnessMeter
 from ldvid.metrics.timeline import HEIGHT, WIDTH, Limit, Series, Span, frame_ticks, nice_ticks, timeline
 from ldvid.metrics.worst import APART, FaceFrame, crossing, findings
-from ldvid.pipeline import job_report_measure
+from ldvid.pipeline import job_report, job_report_measure
 from ldvid.pipeline.job import load_plan
+from ldvid.pipeline.job_report import is_quick
 from ldvid.pipeline.job_report_inputs import Frames, open_inputs
 from ldvid.pipeline.job_report_record import packed, unpacked
 from ldvid.pipeline.job_report_strands import strands_of
@@ -732,3 +734,49 @@ def test_what_is_rendered_again_or_in_a_batch_has_one_too(
         assert run(*batch, "-o", tmp_path / folder, *more)[0] == 0
     assert [p.name for p in (tmp_path / "with").glob("*.html")] == ["clip.mp4.report.html"]
     assert not list((tmp_path / "without").glob("*.html"))
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("cv2"), OSError(28, "No space left on device"), MemoryError()]
+)
+def test_a_report_that_nobody_asked_for_fails_no_swap(
+    run: Run, tmp_path: Path, example_clip: Path, example_face: Path, monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:  # fmt: skip
+    """Nor does it hold back Ctrl-C; and no page stays beside an output that it is not of."""
+    monkeypatch.delenv("LDVID_REPORT")
+    out, page = tmp_path / "o.mp4", tmp_path / "o.mp4.report.html"
+    swap = ("swap", example_clip, "-s", example_face, "-o", out, "--set", "steps=1", "--end", "0.2")
+    assert run(*swap)[0] == 0 and is_quick(page)
+    raised: list[BaseException] = [error]
+
+    def failing(*_: object) -> None:
+        raise raised[-1]
+
+    monkeypatch.setattr(job_report, "make_report", failing)
+    code, _, said = run(*swap, "--overwrite")
+    assert code == 0 and "no report: " in said and out.exists() and not page.exists()
+    raised.append(KeyboardInterrupt())
+    code, _, said = run(*swap, "--overwrite")
+    assert code == 130 and f"the swap itself is complete: {out}" in said and out.exists()
+    listed = tmp_path / "list.csv"
+    listed.write_text(f"clip,start,end\n{example_clip},0,0.2\n")
+    batch = ("batch", listed, "-s", example_face, "--set", "steps=1")
+    assert run(*batch, "-o", tmp_path / "stopped")[0] == 130
+    raised.append(error)
+    assert run(*batch, "-o", tmp_path / "done")[0] == 0 and (tmp_path / "done/clip.mp4").exists()
+
+
+def test_only_a_page_that_came_with_a_swap_is_one(tmp_path: Path) -> None:
+    page = tmp_path / "o.mp4.report.html"
+    assert not is_quick(page) and not is_quick(tmp_path)
+    os.mkfifo(page)
+    assert not is_quick(page), "a pipe is not waited for"
+    page.unlink()
+    for generator, quick in (
+        ("ldvid 1, with the swap", True),
+        ("ldvid 1", False),
+        ("other, with the swap", False),
+    ):
+        page.write_text(f'<!doctype html><meta name="generator" content="{generator}">')
+        assert is_quick(page) is quick

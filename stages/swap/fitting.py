@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 
@@ -22,13 +23,19 @@ class Fitting:
     """``micro_batch`` is the number of crops that go through the networks at once: the batch, halved each
     time the memory did not suffice. Halved batches differ in the last bits of their numbers.
 
-    ``at`` is the first frame of the batch that was begun or waited for last: where it failed, if it did.
+    ``at`` is the first frame of the batch that this thread began or waited for last: where it failed, if it
+    did. Others may be at theirs.
     """
 
     def __init__(self, batch: int, device: torch.device) -> None:
         self.batch = self.micro_batch = batch
         self._device = device
-        self.at: int | None = None
+        self._own = threading.local()
+
+    @property
+    def at(self) -> int | None:
+        """See above; None where this thread has begun nothing."""
+        return getattr(self._own, "at", None)
 
     def over(
         self,
@@ -47,7 +54,7 @@ class Fitting:
         def finish() -> None:
             nonlocal made
             present, slots, begun = coming.popleft()
-            self.at = int(frames[present[0]])
+            self._own.at = int(frames[present[0]])
             part = _whole(begun)[slots]
             made = np.empty((len(frames), *part.shape[1:]), np.float32) if made is None else made
             made[present] = part
@@ -55,7 +62,7 @@ class Fitting:
                 done(len(present))
 
         for present, rows, slots in batches(frames, self.batch):
-            self.at = int(frames[present[0]])
+            self._own.at = int(frames[present[0]])
             begun = self.begin(work, rows)
             coming.append((present, slots, begun))
             while len(coming) > (AHEAD if callable(begun[-1]) else 0):

@@ -45,6 +45,7 @@ class Settings(BaseModel):
     steps: int = Field(default=20, ge=1)
     start_level: float = Field(default=0.5, gt=0, le=1, description="k as a share of T")
     eta: float = Field(default=0.0, ge=0, le=1)
+    temperature: float = Field(default=1.0, ge=0, le=1, description="standard deviation of all noise")
     gradient: Literal["full", "clean"] = "clean"
     step_size: float | None = Field(default=None, gt=0, description="RMS move of ẑ_0; None: gradient as is")
     guidance_decoder: Literal["full", "preview"] = "full"

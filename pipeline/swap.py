@@ -157,7 +157,7 @@ class _Run:
             self.helpers = self.early = None
             del self.executor  # the next is made without them
         # Decided once, for all workers.
-        compiled = resolve_compile(settings.compile, device, info.frames)
+        compiled = resolve_compile(settings.compile, device, info.frames * settings.steps)
         self.settings = settings.model_copy(
             update={
                 "dtype": resolve_dtype(settings.dtype, device),

@@ -203,6 +203,21 @@ def test_line_16_is_at_the_level_it_says(
     torch.testing.assert_close(result, torch.sqrt(a) * z + torch.sqrt(1 - a) * noise)
 
 
+def test_temperature_is_the_deviation_of_all_noise(context: Context, z: Tensor) -> None:
+    """At 0 the draw makes no difference; in between, the start is noised by so much of what is drawn."""
+    m = torch.ones(3, 1, LATENT, LATENT, dtype=torch.float64)
+    other = replace(context, seed=context.seed + 1)
+    for temperature, same in ((0.0, True), (0.5, False)):
+        sampling = replace(PAPER, steps=6, eta=1.0, temperature=temperature)
+        results = [guided_swap(c, z, z.flip(2), m, terms("identity"), sampling) for c in (context, other)]
+        assert torch.equal(*results) == same
+    left = replace(PAPER, background="start", temperature=0.3)
+    result = guided_swap(context, z, z, 0 * m, terms("identity"), left)
+    noise = standard_normal((3, LATENT, LATENT), generator(5, 2, "start")).double()
+    a = context.networks.alpha_bar[500]
+    torch.testing.assert_close(result, torch.sqrt(a) * z + torch.sqrt(1 - a) * 0.3 * noise)
+
+
 @pytest.mark.parametrize("gradient", ["full", "clean"])
 @pytest.mark.parametrize("step_size", [None, 0.1])
 def test_a_batch_of_three_is_three_batches(

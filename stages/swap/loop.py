@@ -29,6 +29,7 @@ class Loop:
             steps=settings.steps,
             start_level=settings.start_level,
             eta=settings.eta,
+            temperature=settings.temperature,
             gradient=settings.gradient,
             step_size=settings.step_size,
             preview=settings.guidance_decoder == "preview",

@@ -33,7 +33,7 @@ from .repeatable import prepare, repeatable
 from .schedule import alpha_bars
 from .vq import VQAutoencoder
 
-WORTH_COMPILING = 3000  # frames of a clip (docs/performance.md)
+WORTH_COMPILING = 200_000  # steps of all a clip's frames: what the first compilation costs (docs/performance.md)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -64,15 +64,17 @@ def resolve_dtype(name: str, device: str) -> str:
     return "bfloat16" if able else "float32"
 
 
-def resolve_compile(name: str, device: str, frames: int) -> bool:
-    """Whether networks are to be compiled: ``auto`` does so on a GPU for clips of ``WORTH_COMPILING`` frames.
+def resolve_compile(name: str, device: str, steps: int) -> bool:
+    """Whether networks are to be compiled for a clip of so many ``steps``, frames times those of the loop:
+    ``auto`` does so on a GPU from ``WORTH_COMPILING`` on, whether or not compiled code is at hand, as it is
+    part of what makes a job's bytes.
 
     Raises:
         SettingsError: ``on`` without a GPU.
     """
     if name == "on" and device == "cpu":
         raise SettingsError("--compile on: networks are compiled for a GPU only; leave it at auto")
-    return name == "on" or (name == "auto" and device != "cpu" and frames >= WORTH_COMPILING)
+    return name == "on" or (name == "auto" and device != "cpu" and steps >= WORTH_COMPILING)
 
 
 @dataclass

@@ -30,7 +30,8 @@ StepCallback = Callable[[int, Tensor], None]
 class Sampling:
     """How to run the loop.
 
-    ``start_level`` is k/T. ``gradient``: "full" differentiates G with respect to z_t, through the UNet
+    ``start_level`` is k/T. ``temperature`` is the standard deviation of the noise; the paper's, and
+    what eq. 2 has, is 1. Below it ẑ depends less on what was drawn. ``gradient``: "full" differentiates G with respect to z_t, through the UNet
     and the decoder (the paper); "clean" with respect to ẑ_0, through the decoder only (MPGD, arXiv
     2311.16424). ``step_size`` None uses the gradient as it is (the paper); a number scales it per
     picture so that ẑ_0 moves by λ-weighted ``step_size`` (RMS within the mask, in units of the latents'
@@ -47,6 +48,7 @@ class Sampling:
     steps: int
     start_level: float
     eta: float = 0.0
+    temperature: float = 1.0
     gradient: Literal["full", "clean"] = "clean"
     step_size: float | None = None
     preview: bool = False
@@ -207,7 +209,7 @@ def guided_swap(
     """
     with _repeatable(z0, context, terms, sampling):
         normal = partial(standard_normal, tuple(z0.shape[1:]))
-        noise = context.random("start", normal)[None].to(z0)
+        noise = context.random("start", normal)[None].to(z0) * sampling.temperature
         ts = timesteps(len(context.networks.alpha_bar), sampling.start_level, sampling.steps)
         levels = [*(context.networks.alpha_bar[t] for t in ts), torch.ones((), device=z0.device)]
         # Line 4: z_k ~ q(z_k | start), the background being the target's whatever the start.
@@ -220,7 +222,7 @@ def guided_swap(
             eps, clean = guide(z, guidance, alpha_bar, m, terms, sampling, progress)  # lines 13–14
             fresh = None
             if sampling.eta > 0 and step + 1 < len(ts):
-                fresh = context.random("step", normal, step)[None].to(z0)
+                fresh = context.random("step", normal, step)[None].to(z0) * sampling.temperature
             foreground = ddim_step(clean, eps, alpha_bar, previous, sampling.eta, fresh)  # line 15
             level = previous if sampling.background == "previous" else levels[0]
             background = at_level(z0, noise, level)  # line 16, eq. 2; printed there: level k

@@ -41,13 +41,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "k = 0.4 T": ("start_level=0.4",),
     "k = 0.6 T": ("start_level=0.6",),
     "k = 0.7 T": ("start_level=0.7",),
-    "λ_id = 40": ("guidance.identity.scale=40.0",),
     "λ_id = 120": ("guidance.identity.scale=120.0",),
     "λ_id = 360": ("guidance.identity.scale=360.0",),
+    "λ_id = 2500": ("guidance.identity.scale=2500.0",),
     "λ_seg = 0": ("guidance.segmentation.scale=0.0",),
-    "λ_seg = 0.1": ("guidance.segmentation.scale=0.1",),
-    "λ_seg = 1": ("guidance.segmentation.scale=1.0",),
+    "λ_seg = 2.5": ("guidance.segmentation.scale=2.5",),
     "λ_seg = 10": ("guidance.segmentation.scale=10.0",),
+    "λ_seg = 60": ("guidance.segmentation.scale=60.0",),
     "λ constant": (f"guidance.identity.schedule={CONSTANT}", f"guidance.segmentation.schedule={CONSTANT}"),
     "η = 0.5": ("eta=0.5",),
     "η = 1": ("eta=1.0",),
@@ -113,6 +113,8 @@ def main() -> None:
             if trial and name.endswith("steps"):
                 continue
             rows.append(measure(name, pairs, args, ("steps=2",) if trial else ()))
+            if args.json:  # what there is, should the rest not come
+                args.json.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
     measures = [m for m in MEASURES if any(r["figures"][m.key] for r in rows)]
     table = Table(title=f"{rows[0]['pairs']} pairs, preset {args.preset}, {rows[0]['device']}")
     for heading in ("", *(m.heading for m in measures)):
@@ -124,8 +126,6 @@ def main() -> None:
         ]
         table.add_row(row["name"], *shown)
     Console(width=140).print(table)
-    if args.json:
-        args.json.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

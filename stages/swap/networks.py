@@ -33,7 +33,8 @@ from .repeatable import prepare, repeatable
 from .schedule import alpha_bars
 from .vq import VQAutoencoder
 
-WORTH_COMPILING = 200_000  # steps of all a clip's frames: what the first compilation costs (docs/performance.md)
+# Steps of all frames of a clip, which pay for the first compilation (docs/performance.md).
+WORTH_COMPILING = 200_000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

@@ -30,9 +30,9 @@ StepCallback = Callable[[int, Tensor], None]
 class Sampling:
     """How to run the loop.
 
-    ``start_level`` is k/T. ``temperature`` is the standard deviation of the noise; the paper's, and
-    what eq. 2 has, is 1. Below it ẑ depends less on what was drawn. ``gradient``: "full" differentiates G with respect to z_t, through the UNet
-    and the decoder (the paper); "clean" with respect to ẑ_0, through the decoder only (MPGD, arXiv
+    ``start_level`` is k/T. ``temperature`` is the standard deviation of the noise, 1 in eq. 2; below it ẑ
+    depends less on what was drawn. ``gradient``: "full" differentiates G with respect to z_t, through the
+    UNet and the decoder (the paper); "clean" with respect to ẑ_0, through the decoder only (MPGD, arXiv
     2311.16424). ``step_size`` None uses the gradient as it is (the paper); a number scales it per
     picture so that ẑ_0 moves by λ-weighted ``step_size`` (RMS within the mask, in units of the latents'
     standard deviation): the direction comes from the networks, the length from us (after DSG, arXiv

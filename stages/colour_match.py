@@ -2,8 +2,10 @@
 
 Everything is measured in CIE Lab inside the mask, on *skin*: pixels far from the face's main colour
 (brows, eyes, teeth, beard, glasses) count little, by a smooth robust weight, since the two faces
-differ in just these. First the mean of the skin and, within limits, the contrast of the whole face
-are carried over; then a low-frequency correction lets the face follow the target's shading.
+differ in just these. First the mean of the skin and, within limits, its contrast are carried over; then
+a low-frequency correction lets the face follow the target's shading. What is darker than skin (brows,
+lashes, nostrils, a beard) keeps its share of the way down to the darkest there is, so that thick brows
+neither turn grey nor take contrast from the skin.
 
 A small difference in chroma is taken for a cast and subtracted everywhere. What is left of a large
 one is another skin tone: chroma is then scaled and turned about grey, so that teeth and the white
@@ -30,6 +32,7 @@ CAST = 6.0  # chroma differences up to about this, in a and b, count as a cast
 LIMIT = np.array([25, 8, 8], np.float32)  # of the low-frequency correction, in L, a, b
 LIGHT_SIGMA = 1 / 8  # of its blur, as a share of the crop: about half an eye distance
 FLOOR = np.array([6, 3, 3], np.float32)  # least spread assumed, in L, a, b: noise is not contrast
+DARKEST = 4.0  # of L: a mean that weighs what is so much darker e times as much tells how dark a face gets
 ROUNDS, WELSCH = 3, 1.8  # of the estimate of the main colour; how many spreads off a colour may be
 RIDGE = 1e-4  # of the mean of the whole in a blur
 
@@ -94,12 +97,20 @@ def _match(swapped: F32, target: U8, mask: F32, strength: float) -> F32:
     our_skin, their_skin = skin_weights(ours, mask), skin_weights(theirs, mask)
     inside = np.flatnonzero(mask)
     our_planes, their_planes = _planes(ours, inside), _planes(theirs, inside)
-    our_mean = _statistics(our_planes, our_skin.take(inside))[0]
-    their_mean = _statistics(their_planes, their_skin.take(inside))[0]
-    our_spread, their_spread = (_statistics(p, mask.take(inside))[1] for p in (our_planes, their_planes))
+    our_mean, our_spread = _statistics(our_planes, our_skin.take(inside))
+    their_mean, their_spread = _statistics(their_planes, their_skin.take(inside))
     gain = float(np.clip((their_spread[0] + FLOOR[0] / 2) / (our_spread[0] + FLOOR[0] / 2), *GAIN))
+    weight = mask.take(inside)
+    our_depth, their_depth = (
+        max(float(mean[0]) - _darkest(planes[0], weight), 0.0) + float(FLOOR[0])
+        for mean, planes in ((our_mean, our_planes), (their_mean, their_planes))
+    )
+    deep = max(gain, float(np.clip(their_depth / our_depth, *GAIN)))  # never paler than skin gets
     matched = np.empty_like(ours)
-    matched[..., 0] = (ours[..., 0] - our_mean[0]) * gain + their_mean[0]
+    off = ours[..., 0] - our_mean[0]
+    skin = _likeness(np.moveaxis(ours, -1, 0).reshape(3, -1), our_mean, our_spread).reshape(mask.shape)
+    feature = np.where(off < 0, 1 - skin, np.float32(0))
+    matched[..., 0] = off * (gain + (deep - gain) * feature) + their_mean[0]
     matched[..., 1:] = _match_chroma(ours[..., 1:], our_mean[1:], their_mean[1:])
     both = our_skin * their_skin
     sigma = LIGHT_SIGMA * len(mask)
@@ -132,13 +143,17 @@ def skin_weights(lab: F32, mask: F32) -> F32:
     planes, masked = _planes(lab, inside), mask.ravel()[inside].astype(np.float32)
     weight = masked
     for _ in range(ROUNDS):
-        mean, spread = _statistics(planes, weight)
-        scale = 1 / (WELSCH * np.maximum(spread, FLOOR))
-        distance = ((planes - mean[:, None]) * scale[:, None]) ** 2
-        weight = masked * np.exp(np.float32(-0.5) * (distance[0] + distance[1] + distance[2]))
+        weight = masked * _likeness(planes, *_statistics(planes, weight))
     whole = np.zeros(mask.size, np.float32)
     whole[inside] = weight
     return whole.reshape(mask.shape)
+
+
+def _likeness(planes: F32, mean: F32, spread: F32) -> F32:
+    """How much colours (3, N) are those of this mean and spread, (N,) in [0, 1]."""
+    scale = 1 / (WELSCH * np.maximum(spread, FLOOR))
+    distance = ((planes - mean[:, None]) * scale[:, None]) ** 2
+    return cast(F32, np.exp(np.float32(-0.5) * (distance[0] + distance[1] + distance[2])))
 
 
 def _planes(lab: F32, inside: NDArray[np.intp]) -> F32:
@@ -152,6 +167,12 @@ def _statistics(planes: F32, weight: F32) -> tuple[F32, F32]:
     mean = ((planes * weight).sum(1, dtype=np.float64) / total).astype(np.float32)
     variance = ((planes - mean[:, None]) ** 2 * weight).sum(1, dtype=np.float64) / total
     return mean, np.sqrt(variance).astype(np.float32)
+
+
+def _darkest(light: F32, weight: F32) -> float:
+    """How dark these pixels get, (N,) weighed by (N,): a soft minimum, so that none counts by itself."""
+    share = weight * np.exp((light.min() - light) / np.float32(DARKEST))
+    return float((light * share).sum(dtype=np.float64) / max(float(share.sum(dtype=np.float64)), 1e-9))
 
 
 def _to_lab(rgb: F32) -> F32:

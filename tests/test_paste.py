@@ -339,6 +339,20 @@ def test_another_face_takes_the_skin_but_keeps_white_teeth(faces: list[tuple[U8,
     assert b < r + 8  # taking the orange out of the skin must not make them blue
 
 
+def test_thick_brows_stay_dark_but_in_haze(faces: list[tuple[U8, F64, U8]]) -> None:
+    target, mask = faces[3][2], oval(256)
+    brows = np.zeros((256, 256), bool)
+    brows[92:122, 70:116] = brows[92:122, 140:186] = True
+    swapped = target.astype(np.float32)
+    swapped[brows] = (40, 32, 30)
+    fixed = match_colour(swapped[None], target[None], mask[None], 1.0)[0]
+    assert np.abs(fixed[brows] - swapped[brows]).mean() < 3
+    # Haze lifts what is dark in the target, and so what is dark in the swap.
+    hazy = (target * 0.5 + 110).astype(np.uint8)
+    lifted = match_colour(swapped[None], hazy[None], mask[None], 1.0)[0]
+    assert lifted[brows].mean() > fixed[brows].mean() + 30
+
+
 def test_strength_0_and_an_empty_mask_change_nothing(faces: list[tuple[U8, F64, U8]]) -> None:
     target, swapped = faces[0][2][None], faces[1][2][None] + np.float32(0.3)
     assert np.array_equal(match_colour(swapped, target, oval(256)[None], 0.0), swapped)

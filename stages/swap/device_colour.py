@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..colour_match import CAST, FLOOR, GAIN, LIGHT_SIGMA, LIMIT, RIDGE, ROUNDS, WELSCH
+from ..colour_match import CAST, DARKEST, FLOOR, GAIN, LIGHT_SIGMA, LIMIT, RIDGE, ROUNDS, WELSCH
 from .constants import constant
 from .filters import area_matrix, blur_matrix, filtered, linear_matrix
 
@@ -24,11 +24,18 @@ def match_colour(swapped: Tensor, target: Tensor, mask: Tensor, strength: float)
         return swapped
     ours, theirs = to_lab(swapped), to_lab(target)
     our_skin, their_skin = skin_weights(ours, mask), skin_weights(theirs, mask)
-    our_mean, their_mean = _statistics(ours, our_skin)[0], _statistics(theirs, their_skin)[0]
-    contrast, wanted = _statistics(ours, mask)[1][:, 0], _statistics(theirs, mask)[1][:, 0]
-    noise = float(FLOOR[0]) / 2
-    gain = ((wanted + noise) / (contrast + noise)).clamp(*GAIN)
-    light = (ours[:, 0] - _wide(our_mean[:, 0])) * _wide(gain) + _wide(their_mean[:, 0])
+    our_mean, contrast = _statistics(ours, our_skin)
+    their_mean, wanted = _statistics(theirs, their_skin)
+    floor = float(FLOOR[0])
+    gain = ((wanted[:, 0] + floor / 2) / (contrast[:, 0] + floor / 2)).clamp(*GAIN)
+    our_depth, their_depth = (
+        (mean[:, 0] - _darkest(lab[:, 0], mask)).clamp(min=0) + floor
+        for mean, lab in ((our_mean, ours), (their_mean, theirs))
+    )
+    deep = (their_depth / our_depth).clamp(*GAIN).maximum(gain)
+    off = ours[:, 0] - _wide(our_mean[:, 0])
+    feature = (1 - _likeness(ours, our_mean, contrast)) * (off < 0)
+    light = off * (_wide(gain) + _wide(deep - gain) * feature) + _wide(their_mean[:, 0])
     matched = torch.cat([light[:, None], _match_chroma(ours[:, 1:], our_mean[:, 1:], their_mean[:, 1:])], 1)
     missing = low_frequencies(theirs - matched, our_skin * their_skin, LIGHT_SIGMA * mask.shape[-1])
     limit = constant(LIMIT.tolist(), mask)[:, None, None]
@@ -65,13 +72,16 @@ def low_frequencies(image: Tensor, mask: Tensor, sigma: float) -> Tensor:
 def skin_weights(lab: Tensor, mask: Tensor) -> Tensor:
     """As ``colour_match.skin_weights``: (B, 3, S, S), (B, S, S) → (B, S, S)."""
     weight = mask
-    floor = constant(FLOOR.tolist(), lab)
     for _ in range(ROUNDS):
-        mean, spread = _statistics(lab, weight)
-        scale = 1 / (WELSCH * spread.maximum(floor))
-        distance = ((lab - mean[..., None, None]) * scale[..., None, None]) ** 2
-        weight = mask * torch.exp(-0.5 * distance.sum(1))
+        weight = mask * _likeness(lab, *_statistics(lab, weight))
     return weight
+
+
+def _likeness(lab: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+    """As ``colour_match._likeness``: (B, 3, S, S), (B, 3), (B, 3) → (B, S, S)."""
+    scale = 1 / (WELSCH * spread.maximum(constant(FLOOR.tolist(), lab)))
+    distance = ((lab - mean[..., None, None]) * scale[..., None, None]) ** 2
+    return torch.exp(-0.5 * distance.sum(1))
 
 
 def to_lab(rgb: Tensor) -> Tensor:
@@ -119,6 +129,13 @@ def _statistics(lab: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     mean = (lab * weight[:, None]).sum((2, 3)) / total
     variance = ((lab - mean[..., None, None]) ** 2 * weight[:, None]).sum((2, 3)) / total
     return mean, variance.sqrt()
+
+
+def _darkest(light: Tensor, weight: Tensor) -> Tensor:
+    """As ``colour_match._darkest``: (B, S, S) weighed by (B, S, S) → (B,)."""
+    least = light.masked_fill(weight <= 0, 100.0).amin((1, 2))
+    share = weight * torch.exp((_wide(least) - light) / DARKEST)
+    return (light * share).sum((1, 2)) / share.sum((1, 2)).clamp(min=1e-9)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def _match(swapped: F32, target: U8, mask: F32, strength: float) -> F32:
         max(float(mean[0]) - _darkest(planes[0], weight), 0.0) + float(FLOOR[0])
         for mean, planes in ((our_mean, our_planes), (their_mean, their_planes))
     )
-    deep = max(gain, float(np.clip(their_depth / our_depth, *GAIN)))  # never paler than skin gets
+    deep = max(min(gain, 1.0), float(np.clip(their_depth / our_depth, *GAIN)))  # no paler than skin gets
     matched = np.empty_like(ours)
     off = ours[..., 0] - our_mean[0]
     skin = _likeness(np.moveaxis(ours, -1, 0).reshape(3, -1), our_mean, our_spread).reshape(mask.shape)

@@ -32,7 +32,7 @@ def match_colour(swapped: Tensor, target: Tensor, mask: Tensor, strength: float)
         (mean[:, 0] - _darkest(lab[:, 0], mask)).clamp(min=0) + floor
         for mean, lab in ((our_mean, ours), (their_mean, theirs))
     )
-    deep = (their_depth / our_depth).clamp(*GAIN).maximum(gain)
+    deep = (their_depth / our_depth).clamp(*GAIN).maximum(gain.clamp(max=1))
     off = ours[:, 0] - _wide(our_mean[:, 0])
     feature = (1 - _likeness(ours, our_mean, contrast)) * (off < 0)
     light = off * (_wide(gain) + _wide(deep - gain) * feature) + _wide(their_mean[:, 0])

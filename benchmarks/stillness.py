@@ -66,7 +66,7 @@ class Stretch:
         networks = Networks.load(pack, "cpu")
         info = probe(arguments.clip, start=arguments.start, end=arguments.end)
         looks = look(info, settings, pack, 0, info.frames, Stopwatch())
-        plan = analyse(info, settings, looks, lambda c: networks.embed(c[None])[0], Silent(), Stopwatch())
+        plan = analyse(info, settings, looks, lambda c: networks.recognise(c[None])[0], Silent(), Stopwatch())
         track = max((t for t in plan.tracks if t.id in plan.sources), key=lambda t: len(t.frames))
         frames = list(DecodeStage(info, "pyav").frames(Segment(0, 0, info.frames)))
         manifest = pack.manifest

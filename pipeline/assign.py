@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ..configs import Settings
     from ..stages.detect import Detector
     from ..stages.people import Person
-    from ..stages.records import F32, U8, ClipInfo, SourceFace
+    from ..stages.records import F32, ClipInfo, SourceFace
+    from ..stages.swap.networks import Networks
     from ..stages.swap.pack import Pack
 
 
@@ -109,7 +110,7 @@ def explicit(request: SwapRequest) -> bool:
 
 
 def load_sources(
-    request: SwapRequest, pack: Pack, detector: Detector, embed: Callable[[U8], F32]
+    request: SwapRequest, pack: Pack, detector: Detector, networks: Networks
 ) -> tuple[tuple[SourceFace, ...], F32 | None, list[str]]:
     """The faces to put in, by number; the embedding of the reference; what the user should know.
 
@@ -118,15 +119,16 @@ def load_sources(
     """
     from ..stages.source import load_average, load_source
 
-    loaded = [load_average(w.photos, pack, detector, embed, request.source_face) for w in request.wanted]
+    embed, face = networks.embed, request.source_face
+    loaded = [load_average(w.photos, pack, detector, embed, face) for w in request.wanted]
     messages = [message for _, said in loaded for message in said]
     reference = None
     if request.reference is not None:
         try:
-            face, _ = load_source(request.reference, pack, detector, embed, face=1)
+            found, _ = load_source(request.reference, pack, detector, networks.recognise, face=1)
         except FaceError as error:
             raise FaceError(f"--reference {request.reference}: no face found in it") from error
-        reference = face.embedding
+        reference = found.embedding
     return tuple(source for source, _ in loaded), reference, messages
 
 

@@ -91,7 +91,7 @@ def _inspect(request: InspectRequest, listener: Listener) -> Inspection:
     networks = Networks.load(pack, request.device, settings.dtype)
     looks = prefetch(look(info, settings, pack, 0, info.frames, watch), 4)
     with contextlib.closing(looks):
-        plan = analyse(info, settings, looks, lambda c: networks.embed(c[None])[0], listener, watch)
+        plan = analyse(info, settings, looks, lambda c: networks.recognise(c[None])[0], listener, watch)
     plan = Plan.from_json(plan.to_json())  # what is said is what a swap by the file does
     people = people_of(plan.tracks, plan.people, info.spans)
     if not people:

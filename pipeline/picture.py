@@ -164,7 +164,7 @@ def _faces(
     request: SwapRequest, swapper: StillSwapper, frame: Frame
 ) -> tuple[SourceFace, list[Detection], list[str]]:
     """The source, the faces of the picture, largest first, and what the user should know."""
-    (source,), _, warnings = load_sources(request, swapper.pack, swapper.detector, swapper.networks.embed)
+    (source,), _, warnings = load_sources(request, swapper.pack, swapper.detector, swapper.networks)
     found = swapper.detector.detect(frame.rgb)
     if not found and not request.allow_no_face:
         raise FaceError(

@@ -255,7 +255,7 @@ class _Run:
             with self.watch.time("load"):
                 networks = self.executor.networks(pack, self.request.device, *kind)
                 detector = open_detector(pack, self.settings.detector_threshold)
-                sources, reference, messages = load_sources(self.request, pack, detector, networks.embed)
+                sources, reference, messages = load_sources(self.request, pack, detector, networks)
             for message in messages:
                 self._warn(message)
             if plan is not None:
@@ -265,7 +265,7 @@ class _Run:
                 assert self.given is not None
                 plan = taken_plan(self.given, self.request, reference)
             else:
-                view, embed = self._view(info), lambda face: networks.embed(face[None])[0]
+                view, embed = self._view(info), lambda face: networks.recognise(face[None])[0]
                 with self.executor.warming(networks, self.settings, sources[0], self.watch):
                     plan = found_plan(view, self.request, looks, embed, reference, self.listener, self.watch)
                 if not plan.sources:

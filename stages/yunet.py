@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import cv2
 import numpy as np
 import onnx
 import onnxruntime
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from .onnx_weights import settled
 from .records import F32, U8
 
 STRIDES = (8, 16, 32)
@@ -90,19 +90,7 @@ def _readable(path: Path, _changed: int) -> bytes:
     """The model with its weights as floats, for pictures of any size."""
     model = onnx.load(str(path), load_external_data=False)  # a file names no others
     graph = model.graph
-    values: dict[str, NDArray[Any]] = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
-    nodes = []
-    for node in graph.node:
-        if node.op_type in ("DequantizeLinear", "Reshape") and all(name in values for name in node.input):
-            arrays = [values[name] for name in node.input]
-            if node.op_type == "Reshape":
-                values[node.output[0]] = arrays[0].reshape(arrays[1].astype(int))
-            else:
-                named = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-                axis, block = named.get("axis", 1), named.get("block_size", 0)
-                values[node.output[0]] = _dequantised(arrays, axis, block)
-        else:
-            nodes.append(node)
+    values, nodes = settled(graph)
     used = {name for node in nodes for name in node.input}
     weights = [numpy_helper.from_array(values[name], name) for name in sorted(used & values.keys())]
     picture = onnx.helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, [1, 3, "height", "width"])
@@ -110,15 +98,3 @@ def _readable(path: Path, _changed: int) -> bytes:
     made = onnx.helper.make_graph(nodes, graph.name, [picture], outputs, weights)
     opened = onnx.helper.make_model(made, opset_imports=model.opset_import, ir_version=model.ir_version)
     return cast(bytes, opened.SerializeToString())
-
-
-def _dequantised(arrays: list[NDArray[Any]], axis: int, block: int) -> F32:
-    """ONNX's DequantizeLinear, of a tensor, per channel along an axis, or in blocks of so many along it."""
-    numbers, *others = arrays
-    scale, zero = others[0], others[1] if len(others) > 1 else np.zeros_like(others[0])
-    if block:
-        scale, zero = (v.repeat(block, axis).take(range(numbers.shape[axis]), axis) for v in (scale, zero))
-    elif scale.ndim == 1:
-        shape = [-1 if i == axis else 1 for i in range(numbers.ndim)]
-        scale, zero = scale.reshape(shape), zero.reshape(shape)
-    return cast(F32, ((numbers.astype(np.float32) - zero.astype(np.float32)) * scale).astype(np.float32))

@@ -239,7 +239,7 @@ def test_lambda_falls_as_the_paper_preset_says(net: SmallNetworks, context: Cont
     chosen = load_settings("paper")
     assert chosen.steps == 50
     wanted = {
-        "identity": [1000.0] * 25 + [600.0] * 15 + [300.0] * 10,
+        "identity": [2000.0] * 25 + [1200.0] * 15 + [600.0] * 10,
         "segmentation": [25.0] * 25 + [15.0] * 15 + [7.5] * 10,
     }
     assert [t.name for t in build_terms(chosen.guidance)] == list(wanted)

@@ -105,7 +105,8 @@ def compact_pack(tiny: TinyAutoencoder, rows: torch.Tensor, tmp_path_factory: py
 
     folder = tmp_path_factory.mktemp("packs") / "compact"
     folder.mkdir()
-    for name in ("bisenet.int8.safetensors", "fr_feature.onnx", "face_detection_yunet_2023mar_int8bq.onnx"):
+    kept = "bisenet.int8.safetensors", "fr_feature.onnx", "face_recognition_sface_2021dec_int8bq.onnx"
+    for name in (*kept, "face_detection_yunet_2023mar_int8bq.onnx"):
         shutil.copyfile(EMBEDDED / "starter" / name, folder / name)
     torch.manual_seed(0)
     arguments: dict[str, Any] = {
@@ -135,7 +136,8 @@ def write_manifest(folder: Path, arguments: dict[str, Any], channels: int = CHAN
         "unet": f'kind = "file"\nfile = "unet.safetensors"\n\n[unet.arguments]\n{values}\n',
     }
     head, *sections = text.split("\n[")
-    kept = [s for s in sections if s.split("]")[0] in ("schedule", "identity", "parser", "detector", "pose")]
+    taken = "schedule", "identity", "identity.second", "parser", "detector", "pose"
+    kept = [s for s in sections if s.split("]")[0] in taken]
     lines = [head, *(f"\n[{name}]\n{body}" for name, body in parts.items()), *(f"\n[{s}" for s in kept)]
     for file in sorted(p for p in folder.iterdir() if p.name != "pack.toml"):
         digest = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -142,12 +142,12 @@ def test_the_networks_of_a_pack(pack: Pack, networks: Networks, interpreted: lis
     """Compiled for batches of two, each gives what it gave; what sees one picture is not compiled."""
     fast = Networks.load(pack, "cpu", "float32", 2)
     assert sorted(interpreted) == [
-        "IdentityUNet", "OnnxModule", "ParseDistance", "Probabilities", *["Sequential"] * 3,
+        "IdentityNetworks", "IdentityUNet", "ParseDistance", "Probabilities", *["Sequential"] * 3,
     ]  # fmt: skip
     random = torch.Generator().manual_seed(0)
     image = torch.rand(2, 3, 256, 256, generator=random)
     face = torch.rand(2, 3, 112, 112, generator=random)
-    who = F.normalize(torch.randn(2, 512, generator=random), dim=1)
+    who = F.normalize(torch.randn(2, 640, generator=random), dim=1)
     with torch.no_grad(), repeatable():
         z = networks.encode(image)
         pairs = [

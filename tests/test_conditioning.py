@@ -42,7 +42,7 @@ def told_pack(pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packs") / "told"
     folder.mkdir()
     torch.manual_seed(0)
-    unet = IdentityUNet(ARGUMENTS, 512)
+    unet = IdentityUNet(ARGUMENTS, 640)
     # diffusers begins with last layers of zeros nowhere, so this one predicts something.
     state = {k: v.half() for k, v in unet.state_dict().items()}
     state |= {"latent_mean": torch.zeros(CHANNELS), "latent_std": torch.ones(CHANNELS)}
@@ -135,7 +135,7 @@ def test_v_is_turned_into_noise(told: Networks, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_scale_leads_from_nobody_to_somebody(told: Networks) -> None:
-    z, who = torch.randn(2, CHANNELS, 32, 32), torch.nn.functional.normalize(torch.randn(2, 512))
+    z, who = torch.randn(2, CHANNELS, 32, 32), torch.nn.functional.normalize(torch.randn(2, 640))
     with torch.no_grad():
         nobody, somebody = told.predict_noise(z, 500), told.predict_noise(z, 500, who)
         assert (nobody - somebody).abs().max() > 1e-3, "it must have been told"
@@ -150,7 +150,7 @@ def test_scale_leads_from_nobody_to_somebody(told: Networks) -> None:
 
 def test_rows_that_drop_the_identity_know_nothing_of_it(told: Networks) -> None:
     z, t = torch.randn(2, CHANNELS, 32, 32), torch.tensor([7, 7])
-    who = torch.nn.functional.normalize(torch.randn(2, 512))
+    who = torch.nn.functional.normalize(torch.randn(2, 640))
     assert isinstance(told.unet, IdentityUNet)
     with torch.no_grad():
         mixed = told.unet(z, t, who, torch.tensor([True, False]))

@@ -258,7 +258,7 @@ def test_the_sources_framing_is_computed_once(
 ) -> None:
     picture = SourcePicture(to_tensor(faces[0].image[None], CPU), faces[0].landmarks[None])
     first = picture.embedding(networks, 1.25)
-    assert first.shape == (1, 512) and abs(float(first.norm()) - 1) < 1e-5
+    assert first.shape == (1, 640) and abs(float(first.norm()) - 1) < 1e-5
     assert picture.embedding(networks, 1.25) is first
     # The mean with the mirror image, so that mirroring the view changes nothing.
     theta = arcface_theta(faces[0].landmarks[None], networks.identity_template(), 256, 112)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -107,16 +108,43 @@ def test_the_preview_is_the_small_picture(networks: Networks, portraits: torch.T
 
 
 @torch.no_grad()
-def test_identity_equals_onnxruntime(networks: Networks, pack: Pack) -> None:
-    x = torch.rand(3, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 2 - 1
+@pytest.mark.parametrize("which", ["first", "second"])
+def test_identity_equals_onnxruntime(networks: Networks, pack: Pack, which: str) -> None:
+    entry = pack.manifest.identity if which == "first" else pack.manifest.identity.second
+    assert entry is not None
+    random = torch.Generator().manual_seed(0)
+    x = (torch.rand(3, 3, 112, 112, generator=random) * 255 - entry.mean) / entry.scale
+    model = onnx.load(str(pack.path(entry.file)))
+    # onnxruntime takes all that is listed as an input for one, quantised weights too.
+    first = model.graph.input[0]
+    del model.graph.input[:]
+    model.graph.input.append(first)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
-        str(pack.path(pack.manifest.identity.file)), options, providers=["CPUExecutionProvider"]
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    name = session.get_inputs()[0].name
-    wanted = np.concatenate([session.run(None, {name: x[i : i + 1].numpy()})[0] for i in range(3)])
-    np.testing.assert_allclose(networks.identity(x).numpy(), wanted.reshape(3, -1), atol=1e-4)
+    wanted = np.concatenate([session.run(None, {first.name: x[i : i + 1].numpy()})[0] for i in range(3)])
+    got = getattr(networks.identity, which).network(x)
+    np.testing.assert_allclose(got.flatten(1).numpy(), wanted.reshape(3, -1), atol=1e-4)
+
+
+def test_an_embedding_is_that_of_both_networks(networks: Networks, portraits: torch.Tensor) -> None:
+    """Its cosine is the mean of theirs; people are told apart by the first alone."""
+    small = F.interpolate(portraits, (112, 112), mode="bilinear", antialias=True)
+    images = (small * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    both, first = networks.embed(images), networks.recognise(images)
+    assert both.shape == (2, 640) and first.shape == (2, 512)
+    with torch.no_grad():
+        x = to_tensor(images, torch.device("cpu"))
+        each = [getattr(networks.identity, n)(x) for n in ("first", "second")]
+        guiding = networks.embed_aligned(x)
+    np.testing.assert_allclose(first, each[0].numpy(), atol=1e-6)
+    np.testing.assert_allclose(both, guiding.numpy(), atol=1e-6)
+    cosines = [float(e[0] @ e[1]) for e in each]
+    assert float(both[0] @ both[1]) == pytest.approx(sum(cosines) / 2, abs=1e-6)
+    assert abs(cosines[0] - cosines[1]) > 0.01  # two opinions
+    np.testing.assert_allclose(np.linalg.norm(both, axis=1), 1, atol=1e-5)
 
 
 def test_identity_has_a_gradient(networks: Networks) -> None:
@@ -207,6 +235,6 @@ def test_a_face_is_known_alone_and_among_others(pack: Pack, portraits: torch.Ten
     net = Networks.load(pack, device, "float32")
     faces = (portraits.permute(0, 2, 3, 1).repeat(6, 1, 1, 1)[:11] * 255).byte().numpy()
     among = net.embed(faces)
-    assert among.shape == (11, 512)
+    assert among.shape == (11, 640)
     for i, face in enumerate(faces):
         np.testing.assert_allclose(net.embed(face[None])[0], among[i], atol=1e-5)

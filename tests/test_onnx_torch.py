@@ -163,6 +163,39 @@ def test_operators_equal_onnxruntime(case: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(given, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_norm_behind_a_convolution_goes_into_its_weights(tmp_path: Path, groups: int, bias: bool) -> None:
+    """Unless somebody else wants what the convolution gives."""
+    weights = {
+        "w": draw(4, 4 // groups, 3, 3),
+        "b": draw(4, seed=5),
+        **{k: draw(4, seed=i) for i, k in enumerate("gcm")},
+    }
+    weights["v"] = draw(4, seed=8) ** 2 + 0.1
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, (2, 4, 6, 5))
+    for shared in (False, True):
+        conv = ["x", "w", *(["b"] if bias else [])]
+        nodes = [
+            helper.make_node("Conv", conv, ["y"], group=groups, pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+            helper.make_node("BatchNormalization", ["y", "g", "c", "m", "v"], ["n"], epsilon=1e-3),
+            helper.make_node("Add", ["n", "y" if shared else "n"], ["z"]),
+        ]
+        out = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)
+        stored = [numpy_helper.from_array(v, k) for k, v in weights.items() if bias or k != "b"]
+        graph = helper.make_graph(nodes, "norm", [x], [out], stored)
+        path = tmp_path / "norm.onnx"
+        onnx.save(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8), str(path)
+        )
+        module, given = OnnxModule(path), draw(2, 4, 6, 5, seed=9)
+        assert [kind for kind, *_ in module._nodes] == (
+            ["Conv", "BatchNormalization", "Add"] if shared else ["Conv", "Add"]
+        )
+        (wanted,) = reference(path, given)
+        np.testing.assert_allclose(module(torch.from_numpy(given)).numpy(), wanted, atol=1e-4)
+
+
 def test_what_is_not_supported_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "odd.onnx", "Erf", {}, (2, 3), 13)
     with pytest.raises(PackError, match=r"odd\.onnx: the ONNX operator Erf"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -18,17 +19,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ldvid.errors import PackError, SettingsError
 from ldvid.stages.records import SourceFace
-from ldvid.stages.swap.loaders import load_quantised
+from ldvid.stages.swap.identity_unet import IdentityUNet
+from ldvid.stages.swap.loaders import load_quantised, load_unet
 from ldvid.stages.swap.networks import Networks
 from ldvid.stages.swap.pack import Pack, open_pack
 from ldvid.training import checkpoint, unet
 from ldvid.training.config import Section, read_section
 from ldvid.training.diffusion import Average, clean_of, loss_weight, masked_loss, sample, target_of
 from ldvid.training.export import to_toml
+from ldvid.training.identity_loss import IdentityLoss
 from ldvid.training.latents import Embedder, build_bank, companions, open_autoencoder
 from ldvid.training.log import Budget
 from ldvid.training.quantise import save_quantised
 from ldvid.training.shards import Faces, Sample, ShardWriter, read, split_of
+from ldvid.training.unet_start import importance, start_from, widened
 from ldvid.training.unet_trainer import Trainer, UNetConfig
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -151,7 +155,7 @@ def test_the_bank_holds_what_the_networks_see(shards: Path, pack: Pack) -> None:
         faces, autoencoder, embedder, torch.Generator().manual_seed(0), variants=3, views=3,
         scale=0.05, shift=0.02, rotate=5.0,
     )  # fmt: skip
-    assert bank.latents.shape == (4, 3, CHANNELS, 32, 32) and bank.views.shape == (4, 3, 512)
+    assert bank.latents.shape == (4, 3, CHANNELS, 32, 32) and bank.views.shape == (4, 3, 640)
     images = torch.from_numpy(faces.images).permute(0, 3, 1, 2).float() / 255
     torch.testing.assert_close(bank.latents[:, 0], autoencoder.encode(images))
     assert bank.covered[:, 0].all() and not bank.covered[:, 1:].all(), "moved pictures have borders"
@@ -263,18 +267,18 @@ def test_it_learns_and_goes_on_where_it_was(shards: Path, pack: Pack, tmp_path: 
 
     def loss_of(trainer: Trainer) -> float:
         """Over the same draws and noise, whatever was learned: a rate of 0 changes nothing."""
-        judge = Trainer(SMALL.model_copy(update={"seed": 5}), arguments, 512, "cpu")
+        judge = Trainer(SMALL.model_copy(update={"seed": 5}), arguments, 640, "cpu")
         judge.network.load_state_dict(trainer.network.state_dict())
         return float(np.mean([float(judge.train_step(*judge.draw(*data), 0.0)) for _ in range(12)]))
 
-    whole = Trainer(SMALL, arguments, 512, "cpu")
+    whole = Trainer(SMALL, arguments, 640, "cpu")
     before = loss_of(whole)
     steps(whole, 24)
     assert loss_of(whole) < 0.9 * before
-    first = Trainer(SMALL, arguments, 512, "cpu")
+    first = Trainer(SMALL, arguments, 640, "cpu")
     steps(first, 10)
     first.save(tmp_path, {"config": json.loads(SMALL.model_dump_json())}, whole=True)
-    second = Trainer(SMALL.model_copy(update={"seed": 9}), arguments, 512, "cpu")
+    second = Trainer(SMALL.model_copy(update={"seed": 9}), arguments, 640, "cpu")
     second.load(tmp_path)
     steps(second, 14)
     for a, b in zip(whole.network.parameters(), second.network.parameters(), strict=True):
@@ -283,17 +287,73 @@ def test_it_learns_and_goes_on_where_it_was(shards: Path, pack: Pack, tmp_path: 
         assert torch.equal(a, b)
     # What travels has the same weights, rounded, and a new optimiser.
     shutil.rmtree(tmp_path / "whole")
-    third = Trainer(SMALL, arguments, 512, "cpu")
+    third = Trainer(SMALL, arguments, 640, "cpu")
     third.load(tmp_path)
     assert third.step == 10 and third.fresh == 0 and not third.optimiser.state
     with pytest.raises(SettingsError, match="another UNet"):
         other = SMALL.model_copy(update={"block_out_channels": (8, 8)})
-        Trainer(other, other.arguments(CHANNELS, 32), 512, "cpu").load(tmp_path)
+        Trainer(other, other.arguments(CHANNELS, 32), 640, "cpu").load(tmp_path)
+
+
+def test_it_starts_from_what_a_pack_draws(pack: Pack) -> None:
+    """A pack told by one network begins one told by two, and draws the same whatever the second says."""
+    unet_of = cast(IdentityUNet, load_unet(pack)[0])
+    recipe = UNetConfig(batch=2)
+    trainer = Trainer(recipe, recipe.arguments(CHANNELS, 32), 640, "cpu")
+    start_from(trainer, pack)
+    z, who = torch.randn(2, CHANNELS, 32, 32), nn.functional.normalize(torch.randn(2, 640), dim=1)
+    t = torch.tensor([300, 700])
+    with torch.no_grad():
+        torch.testing.assert_close(trainer.network(z, t, who), unet_of(z, t, who))
+    for average, parameter in zip(trainer.average.tensors, trainer.network.parameters(), strict=True):
+        assert torch.equal(average, parameter)
+    weight, first = torch.randn(8, 512), nn.functional.normalize(torch.randn(512), dim=0)
+    rest = nn.functional.normalize(torch.randn(128), dim=0)
+    both = torch.cat([first, rest]) * 0.5**0.5
+    torch.testing.assert_close(widened(weight, 640) @ both * 640**0.5, weight @ first * 512**0.5)
+    assert widened(weight, 512) is weight
+    with pytest.raises(SettingsError, match="512 numbers"):
+        widened(weight, 128)
+    with pytest.raises(SettingsError, match="another than the recipe's"):
+        start_from(Trainer(SMALL, SMALL.arguments(CHANNELS, 32), 640, "cpu"), pack)
+
+
+def test_the_face_counts_more_than_what_is_around_it(pack: Pack) -> None:
+    weights = importance(pack.manifest, 32, 3.0, torch.device("cpu"))[0, 0]
+    points = pack.manifest.template_points() / 8
+    for x, y in points:
+        assert weights[round(float(y)), round(float(x))] == 3
+    corners = weights[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert (corners == 1).all() and weights.min() >= 1 and weights.max() == 3
+    assert (importance(pack.manifest, 32, 1.0, torch.device("cpu")) == 1).all()
+
+
+def test_being_told_is_asked_to_show(shards: Path, pack: Pack) -> None:
+    """The identity loss is 0 for the person's own latents seen whole, and pulls a stranger's towards them."""
+    bank, _, _ = bank_and_odds(shards, pack)
+    embedder = Embedder(pack, torch.device("cpu"))
+    loss = IdentityLoss(pack, embedder, bank.mean, bank.std)
+    own = bank.normalised(torch.tensor([0, 1]), torch.tensor([0, 0])).requires_grad_(True)
+    who = bank.views[[0, 1], 0]
+    alike, swapped = loss(own, who), loss(own, who.flip(0))
+    assert (alike < 0.25).all() and (swapped > alike + 0.2).all()
+    (gradient,) = torch.autograd.grad(swapped.sum(), own)
+    with torch.no_grad():
+        nearer = loss(own - 0.5 * gradient / gradient.std(), who.flip(0))
+    assert (nearer < swapped).all()
+    # Only rows count that were told somebody, at levels that show something.
+    chosen = SMALL.model_copy(update={"likeness": 1.0, "likeness_rows": 2})
+    trainer = Trainer(chosen, chosen.arguments(CHANNELS, 32), 640, "cpu")
+    trainer.likeness = loss
+    z, said, a = (own.detach(), torch.zeros_like(own), torch.ones(2, 1, 1, 1))
+    none, first = (torch.tensor(c) for c in ([False, False], [True, False]))
+    assert float(trainer.unlike(z, said, a, who, none)) == 0
+    assert float(trainer.unlike(z, said, a, who, first)) == pytest.approx(float(alike[0].detach()), abs=1e-4)
 
 
 def test_a_run_becomes_a_pack(tmp_path: Path) -> None:
     chosen = SMALL.model_copy(update={"shift": 3.0})
-    trainer = Trainer(chosen, chosen.arguments(CHANNELS, 32), 512, "cpu")
+    trainer = Trainer(chosen, chosen.arguments(CHANNELS, 32), 640, "cpu")
     for parameter, average in zip(trainer.network.parameters(), trainer.average.tensors, strict=True):
         average.copy_(parameter.detach() * 1.01)  # so that it shows which of the two is taken
     facts = {
@@ -308,7 +368,7 @@ def test_a_run_becomes_a_pack(tmp_path: Path) -> None:
     torch.testing.assert_close(networks.alpha_bar, chosen.levels())
     assert networks.latent_std.flatten().tolist() == [2.0] * CHANNELS
     own, _ = unet.load_average(tmp_path / "run", "cpu")
-    z, who = torch.randn(2, CHANNELS, 32, 32), nn.functional.normalize(torch.randn(2, 512), dim=1)
+    z, who = torch.randn(2, CHANNELS, 32, 32), nn.functional.normalize(torch.randn(2, 640), dim=1)
     a = chosen.levels()[400]
     with torch.no_grad():
         wanted = a**0.5 * own(z, torch.tensor([400, 400]), who) + (1 - a) ** 0.5 * z
@@ -333,8 +393,8 @@ def test_manifests_are_written_as_they_are_read(table: dict[str, object]) -> Non
 
 
 def test_samples_follow_the_seed_and_the_identity(shards: Path, pack: Pack) -> None:
-    trainer = Trainer(SMALL, SMALL.arguments(4, 8), 512, "cpu")
-    who = nn.functional.normalize(torch.randn(2, 512), dim=1)
+    trainer = Trainer(SMALL, SMALL.arguments(4, 8), 640, "cpu")
+    who = nn.functional.normalize(torch.randn(2, 640), dim=1)
 
     def draw(seed: int, **more: object) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -348,7 +408,7 @@ def test_samples_follow_the_seed_and_the_identity(shards: Path, pack: Pack) -> N
 
 
 def test_the_rate_warms_up_stays_and_falls() -> None:
-    trainer = Trainer(SMALL.model_copy(update={"warm_up": 10}), SMALL.arguments(4, 8), 512, "cpu")
+    trainer = Trainer(SMALL.model_copy(update={"warm_up": 10}), SMALL.arguments(4, 8), 640, "cpu")
     top = SMALL.learning_rate
     assert trainer.learning_rate(0.0, 0.5) == pytest.approx(top / 10)
     trainer.fresh = 100

@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 import pytest
 from ldvid.stages.decode import open_reader, probe
+from ldvid.stages.onnx_weights import dequantised
 from ldvid.stages.records import U8
 from ldvid.stages.swap.pack import Pack
-from ldvid.stages.yunet import LEAST_SCORE, MOST, SAME, YuNetNetwork, _decoded, _dequantised
+from ldvid.stages.yunet import LEAST_SCORE, MOST, SAME, YuNetNetwork, _decoded
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -89,5 +90,5 @@ def test_weights_are_what_onnx_says(
     graph = onnx.helper.make_graph([node], "g", [], [out], weights)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)])
     (wanted,) = ReferenceEvaluator(model).run(None, {})
-    got = _dequantised([np.asarray(a) for a in arrays], named.get("axis", 1), named.get("block_size", 0))
+    got = dequantised([np.asarray(a) for a in arrays], named.get("axis", 1), named.get("block_size", 0))
     np.testing.assert_allclose(got, wanted, rtol=1e-6)

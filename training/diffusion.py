@@ -29,7 +29,10 @@ def loss_weight(prediction: str, alpha_bar: Tensor, gamma: float) -> Tensor:
 
 
 def masked_loss(predicted: Tensor, wanted: Tensor, covered: Tensor, weight: Tensor) -> Tensor:
-    """Weighted squared error over what the photo covers: (B, C, h, w) twice, (B, 1, h, w), (B,) → scalar."""
+    """Weighted squared error over what the photo covers: (B, C, h, w) twice, (B, 1, h, w), (B,) → scalar.
+
+    ``covered`` may count some of it more than once.
+    """
     mask = covered.float()
     square = ((predicted - wanted) ** 2 * mask).mean((1, 2, 3)) / mask.mean((1, 2, 3)).clamp(min=0.2)
     return (square * weight).mean()
@@ -45,6 +48,12 @@ class Average:
     def __init__(self, network: nn.Module, sigma: float) -> None:
         self.gamma = _gamma(sigma)
         self.tensors = [p.detach().clone() for p in network.parameters()]
+
+    @torch.no_grad()
+    def reset(self, parameters: Iterable[Tensor]) -> None:
+        """Begin with these."""
+        for own, parameter in zip(self.tensors, parameters, strict=True):
+            own.copy_(parameter)
 
     @torch.no_grad()
     def update(self, parameters: Iterable[Tensor], step: int) -> None:

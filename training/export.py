@@ -27,6 +27,7 @@ from .shards import CLASSES
 from .unet import load_average
 from .unet_trainer import UNetConfig
 
+DESCRIPTION = "46 M UNet told identities, two identity networks, compact latents, 256 px crops"
 LICENCE = "non-commercial research"
 SOURCE = "trained for ldvid on CelebA-HQ and generated faces (training/README.md)"
 PARTS = {
@@ -41,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the pack; must not exist")
     parser.add_argument("--pack", default="packs/starter", help="folder of the pack it is based on")
     parser.add_argument("--name", default="starter")
-    parser.add_argument("--version", default="1")
-    parser.add_argument("--description", default="46 M UNet told identities, compact latents, 256 px crops")
+    parser.add_argument("--version", default="2")
+    parser.add_argument("--description", default=DESCRIPTION)
     parser.add_argument("--unet", type=Path, help="run of the stage unet")
     parser.add_argument("--autoencoder", type=Path, help="run of the stage autoencoder")
     parser.add_argument("--decoder", type=Path, help="run of the stage decoder")
@@ -198,5 +199,6 @@ def fill(draft: Draft, args: argparse.Namespace) -> None:
         add_parser(draft, args.parser, args.guidance_size)
     else:
         draft.keep(old.parser.file)
-    draft.keep(old.identity.file, old.detector.file)
+    second = old.identity.second
+    draft.keep(old.identity.file, second.file if second else None, old.detector.file)
     draft.write()

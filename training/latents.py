@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,9 +20,9 @@ from torch import Generator, Tensor
 from ..stages.align import ARCFACE_TEMPLATE
 from ..stages.swap.autoencoder import TinyAutoencoder
 from ..stages.swap.compact import CompactAutoencoder
+from ..stages.swap.identity import IdentityNetworks
 from ..stages.swap.loaders import load_autoencoder, naming
 from ..stages.swap.manifest import read_manifest
-from ..stages.swap.onnx_torch import OnnxModule
 from ..stages.swap.pack import Pack
 from ..stages.swap.views import arcface_theta, arcface_view
 from .augment import colour, jitter
@@ -71,20 +72,18 @@ def open_autoencoder(pack: Pack, folder: Path | None) -> TinyAutoencoder:
 
 
 class Embedder:
-    """The pack's identity network on aligned crops."""
+    """The pack's identity networks on aligned crops."""
 
     def __init__(self, pack: Pack, device: torch.device) -> None:
         self.entry = pack.manifest.identity
-        self.network = OnnxModule(pack.path(self.entry.file)).to(device).eval().requires_grad_(False)
+        self.network = IdentityNetworks(self.entry, pack.path).to(device).eval().requires_grad_(False)
         self.template = ARCFACE_TEMPLATE.astype(np.float32) * (self.entry.size / 112)
 
     def __call__(self, images: Tensor, landmarks: Tensor) -> Tensor:
         """(B, 3, S, S) RGB in [0, 1] and (B, 5, 2) in their pixels → (B, D) unit vectors, float32."""
         e = self.entry
         theta = arcface_theta(landmarks.cpu().numpy(), self.template, images.shape[-1], e.size)
-        view = arcface_view(images, theta.to(images), e.size) * 255
-        x = ((view.flip(1) if e.channels == "bgr" else view) - e.mean) / e.scale
-        return F.normalize(self.network(x).float().flatten(1), dim=1)
+        return cast(Tensor, self.network(arcface_view(images, theta.to(images), e.size)))
 
 
 @torch.no_grad()

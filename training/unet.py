@@ -24,10 +24,12 @@ from ..errors import SettingsError
 from ..stages.swap.identity_unet import IdentityUNet
 from . import checkpoint
 from .config import read_section
+from .identity_loss import IdentityLoss
 from .latents import Bank, Embedder, base_pack, build_bank, companions, open_autoencoder
 from .log import Budget, say
 from .shards import Faces, read
 from .trainer import device_of, refuse_mixing
+from .unet_start import importance, start_from
 from .unet_trainer import Trainer, UNetConfig
 
 
@@ -39,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pack", default="packs/starter", help="whose autoencoder and identity network")
     parser.add_argument("--autoencoder", type=Path, help="folder of a compact one instead")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--start", help="folder of a pack whose UNet to start from, instead of from nothing")
     parser.add_argument("--seconds", type=float, help="instead of the recipe's budget")
     parser.add_argument("--decay", type=float, help="instead of the recipe's")
     parser.add_argument("--resume", action="store_true", help="go on with what lies in --out")
@@ -69,8 +72,9 @@ def run(args: argparse.Namespace) -> None:
     faces = read(args.data, "train", limit=config.limit)
     pack = base_pack(args.pack)
     say(f"{len(faces)} faces read after {time.monotonic() - began:.0f} s")
+    embedder = Embedder(pack, device)
     bank = build_bank(
-        faces, open_autoencoder(pack, args.autoencoder), Embedder(pack, device),
+        faces, open_autoencoder(pack, args.autoencoder), embedder,
         Generator(device).manual_seed(config.seed + 1), variants=config.variants, views=config.views,
         scale=config.scale, shift=config.shift_by, rotate=config.rotate,
     )  # fmt: skip
@@ -86,6 +90,16 @@ def run(args: argparse.Namespace) -> None:
         bank.views.shape[-1],
         args.device,
     )
+    trainer.importance = importance(pack.manifest, bank.latents.shape[-1], config.face_weight, device)
+    if config.likeness and args.autoencoder is not None:
+        raise SettingsError(
+            "[unet] likeness looks through the pack's guidance decoder: leave --autoencoder out"
+        )
+    if config.likeness:
+        trainer.likeness = IdentityLoss(pack, embedder, bank.mean, bank.std)
+    if args.start and not args.resume:
+        start_from(trainer, base_pack(args.start))
+        say(f"starting from {args.start}")
     if args.resume:
         trainer.load(args.out)
         say(f"going on after step {trainer.step}")

@@ -15,7 +15,8 @@ from ..stages.swap.identity_unet import IdentityUNet
 from ..stages.swap.schedule import alpha_bars
 from . import checkpoint
 from .config import Section
-from .diffusion import Average, loss_weight, masked_loss, target_of
+from .diffusion import Average, clean_of, loss_weight, masked_loss, target_of
+from .identity_loss import IdentityLoss
 from .latents import Bank
 
 
@@ -59,6 +60,10 @@ class UNetConfig(Section):
     drop_identity: float = 0.15
     swap_photograph: float = 0.5
     same_person: float = 0.6
+    likeness: float = Field(default=0.0, ge=0, description="weight of the identity loss")
+    likeness_rows: int = Field(default=128, ge=1, description="how many of a batch it is computed of")
+    likeness_from: float = Field(default=-3.0, description="least log SNR at which it counts")
+    face_weight: float = Field(default=1.0, ge=1, description="how often the face counts")
 
     def arguments(self, channels: int, side: int) -> dict[str, Any]:
         """Of ``UNet2DModel``, as they stand in a pack's manifest."""
@@ -95,6 +100,8 @@ class Trainer:
         self.generator = Generator(self.device).manual_seed(config.seed)
         self.alpha_bar = config.levels().to(self.device)
         self.forward: Any = self.network
+        self.importance = torch.ones(1, 1, 1, 1, device=self.device)  # of each latent (``unet_start``)
+        self.likeness: IdentityLoss | None = None
         self.step = 0
         self.fresh = 0  # steps since the optimiser last began anew
 
@@ -133,7 +140,10 @@ class Trainer:
         weight = loss_weight(c.prediction, self.alpha_bar[t], c.min_snr)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             said = self.forward(z, t, who, dropped)
-        loss = masked_loss(said.float(), wanted, covered, weight)
+        loss = masked_loss(said.float(), wanted, covered * self.importance, weight)
+        if self.likeness is not None:
+            counts = ~dropped & (self.alpha_bar[t].logit() > c.likeness_from)
+            loss = loss + c.likeness * self.unlike(z, said.float(), a, who, counts)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), c.clip)
@@ -142,6 +152,16 @@ class Trainer:
         self.fresh += 1
         self.average.update(self.network.parameters(), self.step)
         return loss.detach()
+
+    def unlike(self, z: Tensor, said: Tensor, a: Tensor, who: Tensor, counts: Tensor) -> Tensor:
+        """The identity loss of the first rows of a batch, mean over those that ``counts``."""
+        assert self.likeness is not None
+        some = slice(self.config.likeness_rows)
+        clean = clean_of(self.config.prediction, z[some], said[some], a[some])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            found: Tensor = self.likeness(clean, who[some])
+        told = counts[some].float()
+        return (found * told).sum() / told.sum().clamp(min=1)
 
     def save(self, folder: Path, facts: dict[str, Any], *, whole: bool) -> None:
         """``folder/travel``: weights and averages as fp16. ``whole``: ``folder/whole``, to the last bit."""

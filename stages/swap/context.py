@@ -40,8 +40,11 @@ class SourcePicture:
             with torch.no_grad():
                 theta = arcface_theta(self.landmarks, template, self.image.shape[-1], size)
                 view = arcface_view(self.image, zoomed(theta.to(self.image), zoom, template, size), size)
-                both = networks.embed_aligned(torch.cat([view, view.flip(3)]))
-                self._embeddings[zoom] = F.normalize(torch.stack(both.chunk(2)).mean(0), dim=1)
+                # A CPU multiplies four rows otherwise than two: there each source is seen by itself.
+                parts = [view] if view.is_cuda else view.split(1)  # type: ignore[no-untyped-call]
+                seen = [networks.embed_aligned(torch.cat([v, v.flip(3)])).chunk(2) for v in parts]
+                means = torch.cat([torch.stack(pair).mean(0) for pair in seen])
+                self._embeddings[zoom] = F.normalize(means, dim=1)
         return self._embeddings[zoom]
 
 

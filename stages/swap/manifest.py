@@ -139,6 +139,15 @@ class ScheduleEntry(_Part):
         return self
 
 
+class SecondIdentityEntry(_Part):
+    """Another identity network beside the first, which sees crops of the same size (see ``identity``)."""
+
+    file: str
+    channels: Literal["rgb", "bgr"]
+    mean: float
+    scale: float
+
+
 class IdentityEntry(_Part):
     """``(pixel − mean) / scale`` of a 0–255 RGB (or BGR) square crop aligned to ArcFace's template."""
 
@@ -147,6 +156,7 @@ class IdentityEntry(_Part):
     channels: Literal["rgb", "bgr"]
     mean: float
     scale: float
+    second: SecondIdentityEntry | None = None
 
 
 class ParserEntry(_Part):

@@ -23,8 +23,9 @@ from .autoencoder import TinyAutoencoder
 from .compiled import compile_networks, plain
 from .face_parser import FaceParser, Probabilities
 from .filters import enlarged
+from .identity import IdentityNetworks
 from .identity_unet import IdentityUNet
-from .loaders import load_autoencoder, load_parser, load_unet, naming
+from .loaders import load_autoencoder, load_parser, load_unet
 from .manifest import Manifest
 from .onnx_torch import OnnxModule
 from .pack import Pack
@@ -125,9 +126,7 @@ class Networks:
         autoencoder, preview = load_autoencoder(pack)
         unet, mean, std = load_unet(pack)
         parser = load_parser(pack)
-        file = pack.path(m.identity.file)
-        with naming(file):
-            identity = OnnxModule(file)
+        identity = IdentityNetworks(m.identity, pack.path)
         autoencoder.place(place, kind)
         for net in (unet, parser, identity, preview):
             if net is not None:
@@ -230,15 +229,17 @@ class Networks:
 
     def embed_aligned(self, image: Tensor) -> Tensor:
         """D_I: ArcFace-aligned (B, 3, size, size) RGB in [0, 1] → unit embeddings (B, D)."""
-        return self._embedded(self.identity, image)
-
-    def _embedded(self, network: nn.Module, image: Tensor) -> Tensor:
-        e = self.manifest.identity
-        x = (image.flip(1) if e.channels == "bgr" else image) * 255
-        return F.normalize(network(((x - e.mean) / e.scale).to(self.dtype)).float().flatten(1), dim=1)
+        return cast(Tensor, self.identity(image))
 
     def embed(self, images: U8) -> F32:
-        """Unit embeddings (N, D) of aligned crops (N, size, size, 3) uint8 RGB, no gradient."""
+        """What guides: unit embeddings (N, D) of aligned crops (N, size, size, 3) uint8 RGB, no gradient."""
+        return self._embedded(plain(self.identity), images)
+
+    def recognise(self, images: U8) -> F32:
+        """What tells people apart: as ``embed``, by the first identity network alone."""
+        return self._embedded(cast(IdentityNetworks, plain(self.identity)).first, images)
+
+    def _embedded(self, network: nn.Module, images: U8) -> F32:
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"images must be (N, H, W, 3), got {images.shape}")
         with self.recorder.quiet.use(), torch.no_grad(), repeatable():
@@ -248,7 +249,7 @@ class Networks:
                 x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
             if x.is_cuda:  # a picture's channels lie last, and cuDNN goes by that too (``layout_of``)
                 x = x.contiguous()
-            return cast(F32, self._embedded(plain(self.identity), x).cpu().numpy().astype(np.float32))
+            return cast(F32, network(x).cpu().numpy().astype(np.float32))
 
     def identity_template(self) -> F32:
         """ArcFace's five points at the identity network's input size, (5, 2)."""

@@ -6,8 +6,7 @@
 Frames are taken evenly from the clip's beginning and swapped as single pictures, without the average along a
 track. Identity is recovered as in ``swap_quality.py``, by two anchors: frames of the same person half the
 clip apart ("frames"), which differ in little but expression, and two photographs of one person
-("photographs"), the mean over the 31 pairs of ``benchmarks/pairs64.csv`` that have a second one. "turned" is
-the angle between the source's head and the target's.
+("photographs"). "turned" is the angle between the source's head and the target's.
 """
 
 from __future__ import annotations
@@ -31,10 +30,9 @@ from ldvid.stages.swap.pack import open_pack
 from ldvid.stages.swap.stage import SwapStage
 from rich.console import Console
 from rich.table import Table
-from swap_quality import frames_of
+from swap_quality import PHOTOGRAPHS, frames_of
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-PHOTOGRAPHS = 0.970  # the judge's cosine between two photographs of one person
 
 
 def main() -> None:

@@ -5,12 +5,12 @@
 
 Identity is *recovered* by (s_swap − s_unrelated) / (s_same − s_unrelated), cosines by a network that did
 not guide (``metrics/judge.py``): s_swap of swapped frames to the source, s_unrelated of the original
-frames to the source, s_same between frames of the original person half a clip apart, or "by photographs"
-between two of one person, as ``ldvid evaluate`` has it. 0 is unchanged, 1 as near as another picture. Pose is the mean length of the (yaw, pitch, roll) difference between a frame
-and its original. Landmarks are the detector's, in per cent of the eye distance. Outside the face the
-frames are compared with the same encode of the untouched clip. Warp ratio, identity spread and jitter are
-those of ``metrics/stillness.py``, of the longest track. The judges are those of
-``ldvid evaluate`` unless other files are given.
+frames to the source, s_same between frames of the original person half a clip apart or, "by photographs",
+between two of one person, as ``ldvid evaluate`` has it. 0 is unchanged, 1 as near as another picture. Pose is
+the mean length of the (yaw, pitch, roll) difference between a frame and its original. Landmarks are the
+detector's, in per cent of the eye distance. Outside the face the frames are compared with the same encode of
+the untouched clip. Warp ratio, identity spread and jitter are those of ``metrics/stillness.py``, of the
+longest track. The judges are those of ``ldvid evaluate`` unless other files are given.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-# Cosine between two photographs of one person: the mean of the 31 of ``benchmarks/pairs64.csv``, which is what
+# Cosine between two photographs of one person, the mean of the 31 of ``benchmarks/pairs64.csv``: what
 # ``ldvid evaluate`` takes for a source without a second one (its common anchor).
 PHOTOGRAPHS = 0.970
 EDGE = 8  # pixels around the touched region that the codec may smear into

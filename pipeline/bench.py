@@ -64,7 +64,7 @@ class Bench:
         return measure_face(picture, landmarks, self.judges, self.base.networks.embed)
 
     def judge_records(self) -> dict[str, dict[str, str]]:
-        """Name and SHA-256 of the files that judge and, for comparison, of the network that guides."""
+        """Name and SHA-256 of the files that judge and, for comparison, of the networks that guide."""
         pack, (identity, pose) = self.base.pack, self._files
         own = pack.manifest.pose
         if pose is None:
@@ -77,6 +77,8 @@ class Bench:
             "skin": pack.path(pack.manifest.parser.file),
             "identity, guiding": pack.path(pack.manifest.identity.file),
         }
+        if (second := pack.manifest.identity.second) is not None:
+            files["identity, guiding too"] = pack.path(second.file)
         return {what: {"name": path.name, "sha256": hash_file(path)} for what, path in files.items()}
 
     def known(self, path: Path, number: int = 1) -> Known:

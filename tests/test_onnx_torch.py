@@ -203,6 +203,17 @@ def test_what_is_not_supported_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "train.onnx", "BatchNormalization", STATISTICS, (2, 5), 15, training_mode=1)
     with pytest.raises(PackError, match="in training"):
         OnnxModule(path)(torch.zeros(2, 5))
+    weights = {"q": np.zeros((4, 6), np.int8), "s": np.ones((4, 1), np.float32)}  # scales of 4 of 6 columns
+    node = helper.make_node("DequantizeLinear", ["q", "s"], ["w"], axis=1, block_size=4)
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, (4, 6))]
+    outputs = [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)]
+    stored = [numpy_helper.from_array(v, k) for k, v in weights.items()]
+    nodes = [node, helper.make_node("Add", ["x", "w"], ["z"])]
+    onnx.save(
+        helper.make_model(helper.make_graph(nodes, "cut", inputs, outputs, stored)), tmp_path / "cut.onnx"
+    )
+    with pytest.raises(PackError, match=r"cut\.onnx: not a readable ONNX file"):
+        OnnxModule(tmp_path / "cut.onnx")
     (tmp_path / "no.onnx").write_bytes(b"this is no protobuf")
     with pytest.raises(PackError, match=r"no\.onnx: not a readable ONNX file"):
         OnnxModule(tmp_path / "no.onnx")

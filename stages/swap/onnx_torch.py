@@ -182,11 +182,11 @@ class OnnxModule(nn.Module):
         super().__init__()
         try:
             graph = onnx.load(str(path)).graph
-        except Exception as error:  # protobuf raises its own private types
+            stored, nodes = settled(graph)
+        except Exception as error:  # protobuf raises its own private types, broken weights all kinds
             raise PackError(f"{path}: not a readable ONNX file ({error})") from error
         self._buffer_of: dict[str, str] = {}
         self._shapes: dict[str, list[int]] = {}
-        stored, nodes = settled(graph)
         self._input = next(i.name for i in graph.input if i.name not in stored)
         self._outputs = [o.name for o in graph.output]
         if unknown := {node.op_type for node in nodes} - OPERATORS.keys():
